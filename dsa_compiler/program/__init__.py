@@ -1,0 +1,1 @@
+"""The program: tables, encoding, disassembly and the container file. Needs no TVM."""
