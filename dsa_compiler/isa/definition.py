@@ -28,8 +28,11 @@ Attrs = Mapping[str, Any]
 Semantics = Callable[[Arrays, Attrs], "np.ndarray | None"]
 """From the operands read, by role, and the attributes to the value written to `dst` or `acc`.
 
-Arrays have the operand's extents as shape; the result is rounded or cast to the destination's dtype by the
-caller unless it has that dtype already. `acc` is among the arrays of an accumulating instruction.
+Arrays have the operand's extents as shape. The result is rounded or cast to the destination's dtype by the
+caller (`isa.convert.convert`, saturating if the instruction is tagged so) and has the destination's elements in
+order, so that a DMA copy between different views needs a reshape only. `acc` is among the arrays of an
+accumulating instruction; `dst` is among those of an instruction tagged `shaped`, for its shape alone. Callers
+run under ``np.errstate(all="ignore")``: infinities and NaNs are values.
 """
 
 
@@ -53,19 +56,29 @@ class OperandSpec:
 
 @dataclass(frozen=True)
 class AttrSpec:
-    """An attribute: `kind` is int, float, bool, str, ints (flat list) or pads (pairs)."""
+    """An attribute: `kind` is int, float, bool, str, ints (flat list), pads (pairs) or strs (list of texts).
+
+    A float may be written as a whole number (with whole-number sources the arithmetic is then int32) or as
+    "inf", "-inf", "nan". `length` is the length of the list (0: any), `least` the least value of an int or of the
+    members of ints and pads, `choices` the texts allowed.
+    """
 
     name: str
     kind: str
     required: bool = True
+    length: int = 0
+    least: int | None = None
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class OpDef:
     """One instruction. `code` is its encoding; `feature` names the flag of the part that it needs.
 
-    `elementwise` is the number of table operations for each element of dst (0 where that has no meaning).
-    `check` says what is wrong with shapes or dtypes that the generic rules cannot see, or returns None.
+    `engine` is "control" for entries that stand in any queue. `check` says what is wrong with shapes or dtypes that
+    the generic rules cannot see, or returns None; it sees each operand's scope, dtype, extents and strides.
+    `tags` name families (unary, binary, reduce, ...) and what callers must know: `saturate`, `shaped`, and
+    `scatter` (row i of the value goes to row index[i] of dst, the last of several winning).
     """
 
     name: str

@@ -1,0 +1,1 @@
+"""The instruction set: the table, its values, costs and rules. Needs no TVM."""
