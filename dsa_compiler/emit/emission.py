@@ -1,0 +1,124 @@
+"""Emission: nests become instructions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from tvm.tirx import AttrStmt, BufferStore, For, IfThenElse, PrimFunc, SeqStmt, Stmt
+
+from dsa_compiler.emit import tir
+from dsa_compiler.emit.context import Context
+from dsa_compiler.emit.cost_model import CostModel
+from dsa_compiler.emit.expression import Unmatched
+from dsa_compiler.emit.kernel_pass import KernelPass, Scope
+from dsa_compiler.emit.nest import Nest, extract
+from dsa_compiler.emit.patterns import fold
+from dsa_compiler.emit.plan import Plan
+from dsa_compiler.emit.recognize_copy import copies, fills
+from dsa_compiler.emit.recognize_img2col import windows_to_rows
+from dsa_compiler.emit.recognize_matrix import products
+from dsa_compiler.emit.recognize_pair import first_products
+from dsa_compiler.emit.recognize_vector import elementwise
+from dsa_compiler.emit.vector_engine import VectorEngine
+from dsa_compiler.emit.write_back import write
+from dsa_compiler.target import Target
+
+Recognizer = Callable[[Nest, Context], Iterator[Plan]]
+RECOGNIZERS: tuple[Recognizer, ...] = (copies, fills, windows_to_rows, products, elementwise)
+"""Every family of instructions; each is asked about every nest."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A nest that no instruction carries, and why."""
+
+    stmt: Stmt
+    reason: str
+
+
+class Emission(KernelPass):
+    """Replace each nest by the cheapest instruction that carries it.
+
+    Preconditions: the passes before emission. A nest that nothing carries stays, and is in `leftovers`.
+    """
+
+    name = "Emission"
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.costs = CostModel(target)
+        self.leftovers: list[Leftover] = []
+        self.emitted: list[tuple[Nest, Plan]] = []
+
+    def __call__(self, func: PrimFunc) -> PrimFunc:
+        """Emit every nest of `func`."""
+        self.leftovers, self.emitted = [], []
+        return super().__call__(func)
+
+    def rewrite(self, nest: Stmt, scope: Scope) -> Stmt:
+        """The nest's instruction, or the nest."""
+        try:
+            data = self.read(nest, scope)
+            context = self._context(scope)
+            plan = self.costs.cheapest(self._plans(data, context), data.axes)
+            if plan is None:
+                raise Unmatched("no instruction has this form")
+        except Unmatched as reason:
+            self.leftovers.append(Leftover(nest, str(reason)))
+            return nest
+        self.emitted.append((data, plan))
+        return write(plan, data.axes, scope)
+
+    def read(self, stmt: Stmt, scope: Scope) -> Nest:
+        """The nest with its value folded."""
+        nest = extract(stmt, scope)
+        return replace(nest, value=fold(nest.value))
+
+    def _context(self, scope: Scope) -> Context:
+        return Context(self.target, scope, VectorEngine(self.target, scope))
+
+    def _plans(self, nest: Nest, context: Context) -> list[Plan]:
+        """Plans of every family; raises `Unmatched` with a family's reason where there is none."""
+        found: list[Plan] = []
+        reasons: list[str] = []
+        for recognizer in RECOGNIZERS:
+            try:
+                found.extend(recognizer(nest, context))
+            except Unmatched as reason:
+                reasons.append(str(reason))
+        if not found and reasons:
+            raise Unmatched(reasons[0])
+        return found
+
+    def _walk_sequence(self, stmt: SeqStmt, scope: Scope) -> Stmt:
+        done: list[Stmt] = []
+        stmts = list(stmt.seq)
+        at = 0
+        while at < len(stmts):
+            pair = self._pair(stmts[at], stmts[at + 1], scope) if at + 1 < len(stmts) else None
+            done.append(pair if pair is not None else self.walk(stmts[at], scope))
+            at += 2 if pair is not None else 1
+        return tir.sequence([s for s in done if not tir.is_nothing(s)] or [tir.nothing()])
+
+    def _pair(self, first: Stmt, second: Stmt, scope: Scope) -> Stmt | None:
+        """An initialisation and the accumulation after it as one instruction, or None."""
+        condition = None
+        if isinstance(first, IfThenElse) and first.else_case is None:
+            condition, first = first.condition, first.then_case
+        if not isinstance(first, (For, BufferStore)) or not isinstance(second, (For, BufferStore)):
+            return None
+        if tir.is_compile_time(first) or tir.is_compile_time(second):
+            return None
+        try:
+            init, update = self.read(first, scope), self.read(second, scope)
+            plan, again = first_products(init, update, self._context(scope))
+        except Unmatched:
+            return None
+        self.emitted += [(init, plan), (update, plan)]
+        start = write(plan, update.axes, scope)
+        return start if condition is None else IfThenElse(condition, start, write(again, update.axes, scope))
+
+    def walk_marked(self, stmt: AttrStmt, scope: Scope) -> Stmt:
+        """Marked regions: not yet."""
+        return stmt

@@ -1,0 +1,184 @@
+"""A loop nest as plain data, extracted once from TIR.
+
+Everything after this reads the `Nest` only: axes, affine accesses, the predicate, and the operation as a tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tvm_ffi
+from tvm import tirx
+from tvm.tirx import BufferStore, For, Stmt, Var
+
+from dsa_compiler.emit import tir
+from dsa_compiler.emit.expression import Node, Reader, Unmatched
+from dsa_compiler.emit.kernel_pass import Scope
+
+SCOPES = {
+    "global": "ddr", "global.llb": "llb", "global.l1": "l1",
+    "global.l0a": "l0a", "global.l0b": "l0b", "global.l0c": "l0c",
+}  # fmt: skip
+"""Storage scopes of TIR and the part's."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A loop: its variable, its extent, and the greatest value of the extent."""
+
+    var: Var
+    extent: tir.Expr
+    bound: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether the extent is a constant."""
+        return isinstance(self.extent, tirx.IntImm)
+
+
+@dataclass(frozen=True)
+class Access:
+    """An affine access. `slopes[dim][axis]` are index coefficients, `base[dim]` the index where all axes are 0.
+
+    `strides[axis]` is the distance in elements between neighbours along an axis: an int, or an expression
+    where a coefficient depends on a tile variable.
+    """
+
+    buffer: Var
+    scope: str
+    dtype: str
+    base: tuple[tir.Expr, ...]
+    slopes: tuple[tuple[int | tir.Expr, ...], ...]
+    strides: tuple[int | tir.Expr, ...]
+    pitches: tuple[int, ...]
+
+    def offset(self) -> tir.Expr:
+        """The place in the buffer, in elements, where all axes are 0."""
+        total: tir.Expr = tirx.IntImm("int32", 0)
+        for index, pitch in zip(self.base, self.pitches, strict=True):
+            total = total + index * pitch
+        return total
+
+    def same_place(self, other: Access) -> bool:
+        """Whether both touch the same element in every iteration."""
+        if not self.buffer.same_as(other.buffer) or self.slopes != other.slopes:
+            return False
+        return all(_same_expr(a, b) for a, b in zip(self.base, other.base, strict=True))
+
+
+def _same_expr(a: tir.Expr, b: tir.Expr) -> bool:
+    return a is b or bool(tvm_ffi.structural_equal(a, b))
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A term of a predicate: `var` is the one axis it is on, or None where it is on several."""
+
+    expr: tir.Expr
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Nest:
+    """A perfect nest around one store.
+
+    `value` is the tree over `loads`; where `predicate` is not empty the store writes `value` where all its
+    terms hold and `otherwise` elsewhere (a padded copy). `guards` are conditions under which nothing is stored.
+    """
+
+    axes: tuple[Axis, ...]
+    store: Access
+    loads: tuple[Access, ...]
+    value: Node
+    predicate: tuple[Condition, ...]
+    otherwise: float | int | None
+    guards: tuple[tir.Expr, ...]
+    stmt: Stmt
+
+    @property
+    def elements(self) -> int:
+        """Greatest number of stores."""
+        count = 1
+        for axis in self.axes:
+            count *= axis.bound
+        return count
+
+
+def extract(stmt: Stmt, scope: Scope) -> Nest:
+    """The nest of a statement; raises `Unmatched` where it is none."""
+    loops, body = tir.peel(stmt)
+    guards, store = tir.peel_guards(body)
+    if not isinstance(store, BufferStore):
+        raise Unmatched("the nest has no single store at its centre")
+    if guards:
+        raise Unmatched("a guard is left on the store")
+    loops, unit = _drop_unit_loops(loops)
+    if unit:
+        store = tir.substitute(store, unit)
+    axes = tuple(_axis(loop, scope) for loop in loops)
+    return _extract_store(stmt, store, axes)
+
+
+def _drop_unit_loops(loops: list[For]) -> tuple[list[For], dict[Var, tir.Expr]]:
+    unit = {l.loop_var: l.min for l in loops if tir.constant(l.extent) == 1}
+    return [l for l in loops if l.loop_var not in unit], unit
+
+
+def _axis(loop: For, scope: Scope) -> Axis:
+    if tir.constant(loop.min) != 0:
+        raise Unmatched(f"loop {loop.loop_var.name} starts at {loop.min}, not at 0")
+    extent = scope.simplify(loop.extent)
+    return Axis(loop.loop_var, extent, max(0, scope.upper(extent)))
+
+
+def _extract_store(stmt: Stmt, store: BufferStore, axes: tuple[Axis, ...]) -> Nest:
+    variables = [a.var for a in axes]
+    value, predicate, otherwise = store.value, (), None
+    if tir.is_select(value) and not tir.loads_of(value.args[0]):
+        predicate, value, otherwise = _predicate(value, variables)
+    reader = Reader()
+    tree = reader.read(value)
+    target = access(store.buffer, store.indices, variables)
+    loads = tuple(access(l.source, l.indices, variables) for l in reader.loads)
+    return Nest(axes, target, loads, tree, predicate, otherwise, (), stmt)
+
+
+def _predicate(call: tir.Expr, variables: list[Var]) -> tuple[tuple[Condition, ...], tir.Expr, float | int]:
+    condition, value, other = call.args
+    if not isinstance(other, (tirx.IntImm, tirx.FloatImm)):
+        raise Unmatched("a condition on loop variables chooses between two values")
+    terms = []
+    for term in tir.conjuncts(condition):
+        used = tir.free_variables(term)
+        terms.append(Condition(term, tuple(n for n, v in enumerate(variables) if v in used)))
+    return tuple(terms), value, other.value
+
+
+def access(buffer: Var, indices: list[tir.Expr], variables: list[Var]) -> Access:
+    """An access as affine functions of the axes; raises `Unmatched` where it is none."""
+    scope = SCOPES.get(str(buffer.scope()))
+    if scope is None:
+        raise Unmatched(f"buffer {buffer.name} is in {buffer.scope()!r}, which is no memory of the part")
+    pitches = tir.buffer_strides(buffer)
+    forms = [tir.linear(index, variables) for index in indices]
+    if any(f is None for f in forms):
+        raise Unmatched(f"an index of {buffer.name} is not linear in the loop variables")
+    slopes = tuple(tuple(_number(c) for c in form[0]) for form in forms)
+    strides = tuple(_stride([s[a] for s in slopes], pitches) for a in range(len(variables)))
+    return Access(buffer, scope, str(buffer.dtype), tuple(f[1] for f in forms), slopes, strides, tuple(pitches))
+
+
+def _number(expr: tir.Expr) -> int | tir.Expr:
+    return int(expr.value) if isinstance(expr, tirx.IntImm) else expr
+
+
+def _stride(slopes: list[int | tir.Expr], pitches: list[int]) -> int | tir.Expr:
+    total: int | tir.Expr = 0
+    for slope, pitch in zip(slopes, pitches, strict=True):
+        if isinstance(slope, int):
+            total = total + slope * pitch if slope else total
+        else:
+            total = slope * pitch + total
+    return total
+
+
