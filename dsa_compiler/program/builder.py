@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dsa_compiler.isa.definition import ROLE_CODE
-from dsa_compiler.isa.dtypes import DTYPE_CODE, item_bytes
+from dsa_compiler.isa.dtypes import DTYPE_CODE, item_bits, item_bytes
 from dsa_compiler.isa.table import OPCODES
 from dsa_compiler.program.tables import (
     ENGINE_CODE,
@@ -45,9 +45,10 @@ class Operand:
         """The strides, dense where none were given."""
         if self.strides is not None:
             return self.strides
-        strides = [item_bytes(self.dtype)]
+        strides, row_bits = [item_bytes(self.dtype)], item_bits(self.dtype)
         for extent in reversed(self.extents[1:]):
-            strides.insert(0, strides[0] * extent)
+            row_bits *= extent
+            strides.insert(0, row_bits // 8)
         return tuple(strides)
 
 

@@ -7,12 +7,14 @@ vector operation does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from dsa_compiler.isa.dtypes import item_bits
 from dsa_compiler.target import ENGINES, SCOPES, Target
 
 ENGINE_CODE = {name: code for code, name in enumerate(ENGINES)}
@@ -45,18 +47,18 @@ OPERAND = np.dtype(
         ("scope", np.uint8),
         ("dtype", np.uint8),
         ("rank", np.uint8),
-        ("address", np.int64),          # bytes from the start of the scope
-        ("extents", np.int64, (3,)),    # outermost first; unused places are 1
-        ("strides", np.int64, (3,)),    # bytes; innermost is the element size or 0 (int4: 1 stands for 0.5)
+        ("address", np.int64),  # bytes from the start of the scope
+        ("extents", np.int64, (3,)),  # outermost first; unused places are 1
+        ("strides", np.int64, (3,)),  # bytes; innermost is the element size or 0 (int4: 1 stands for 0.5)
     ]
 )
 
 FLAG_KINDS = ("core", "cluster", "chip")
 FLAG = np.dtype(
     [
-        ("kind", np.uint8),         # place in FLAG_KINDS
-        ("source", np.uint8),       # engine that sets (core flags only, else 0)
-        ("target", np.uint8),       # engine that waits (core flags only, else 0)
+        ("kind", np.uint8),  # place in FLAG_KINDS
+        ("source", np.uint8),  # engine that sets (core flags only, else 0)
+        ("target", np.uint8),  # engine that waits (core flags only, else 0)
         ("number", np.int16),
     ]
 )
@@ -77,7 +79,7 @@ class Constant:
     """Bytes that are in ddr before the program starts: weights as laid out by the compiler."""
 
     address: int
-    data: np.ndarray               # uint8, one dimension
+    data: np.ndarray  # uint8, one dimension
 
 
 @dataclass(frozen=True)
@@ -99,18 +101,18 @@ class HostStep:
     @property
     def bytes_in(self) -> int:
         """Bytes that the host reads from ddr."""
-        return sum(_binding_bytes(b) for b in self.inputs)
+        return sum(binding_bytes(b) for b in self.inputs)
 
     @property
     def bytes_out(self) -> int:
         """Bytes that the host writes to ddr."""
-        return sum(_binding_bytes(b) for b in self.outputs)
+        return sum(binding_bytes(b) for b in self.outputs)
 
 
-def _binding_bytes(binding: Binding) -> int:
-    from dsa_compiler.isa.dtypes import item_bytes
-
-    return int(np.prod(binding.shape, dtype=np.int64)) * item_bytes(binding.dtype)
+def binding_bytes(binding: Binding) -> int:
+    """Bytes that a bound tensor takes in ddr; a row of int4 is two elements a byte."""
+    bits = math.prod(binding.shape) * item_bits(binding.dtype)
+    return -(-bits // 8)
 
 
 @dataclass(frozen=True)
