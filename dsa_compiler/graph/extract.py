@@ -1,0 +1,298 @@
+"""Extraction: level 1 in Relax to a `LayerGraph`.
+
+Data movements of `main` become views where they can: of the consumer (a slice, a permutation, a split axis), or of
+the producer, which then writes straight into a part of another tensor (a concatenation, merged heads, interleaved
+phases). What neither side can express becomes a layer of kind movement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from dsa_compiler.frontend.importer import INPUTS, NODES, OUTPUTS, binding_name
+from dsa_compiler.graph.calls import constant_of, describe, dtype_of, is_constant, op_name, shape_of
+from dsa_compiler.graph.fuse import KIND, MASTER, layer_kind
+from dsa_compiler.graph.layers import Arg, Layer, LayerGraph, OpCall, Role, Tensor
+from dsa_compiler.graph.rewriter import bindings_of
+from dsa_compiler.graph.storage import Rule, Storage, any_view, innermost, matmul_left, matmul_right
+from dsa_compiler.graph.views import Lazy, expand_slice
+from dsa_compiler.operators.table import is_elementwise
+
+MOVES = frozenset({"reshape", "permute_dims", "broadcast_to", "strided_slice"})
+
+
+def extract_layers(mod: tvm.IRModule) -> LayerGraph:
+    """Return the layers of `mod`, which `optimize` made."""
+    return _Extraction(mod).graph()
+
+
+class _Extraction:
+    def __init__(self, mod: tvm.IRModule) -> None:
+        self._mod = mod
+        self._main = mod["main"]
+        self._origins = dict(self._main.attrs[NODES].items())
+        self._tensors: dict[str, Tensor] = {}
+        self._values: dict[Any, Lazy] = {}
+        self._storage = Storage(self._tensors)
+        self._drafts: list[tuple[Layer, list[Lazy], Lazy]] = []
+
+    def graph(self) -> LayerGraph:
+        """Walk `main` and return the layers with their final views."""
+        inputs = [str(n) for n in self._main.attrs[INPUTS]]
+        for param, name in zip(self._main.params, inputs, strict=True):
+            self._values[param] = self._tensor(name, param, "input")
+        for binding in bindings_of(self._main):
+            self._visit(binding)
+        outputs = [str(n) for n in self._main.attrs[OUTPUTS]]
+        body = self._main.body.body
+        aliased = {b.var: b.value for b in bindings_of(self._main) if isinstance(b.value, relax.Tuple)}
+        body = aliased.get(body, body) if isinstance(body, relax.Var) else body
+        results = list(body.fields) if isinstance(body, relax.Tuple) else [body]
+        for name, result in zip(outputs, results, strict=True):
+            self._output(name, result)
+        return self._finished(tuple(inputs), tuple(outputs))
+
+    def _finished(self, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> LayerGraph:
+        layers = tuple(
+            replace(layer, inputs=tuple(self._storage.view(v) for v in views), output=self._storage.view(output))
+            for layer, views, output in self._drafts
+        )
+        used = {v.tensor for layer in layers for v in (*layer.inputs, layer.output)} | set(inputs) | set(outputs)
+        tensors = {
+            n: replace(t, dense=t.role != "activation" or n in self._storage.dense)
+            for n, t in self._tensors.items()
+            if n in used
+        }
+        return LayerGraph(tensors, layers, inputs, outputs)
+
+    def _tensor(self, name: str, like: Any, role: Role, shape: Sequence[int] | None = None) -> Lazy:
+        """Add a tensor of the dtype (and shape) of expression `like` under a name made unique."""
+        extents = tuple(shape_of(like) if shape is None else shape)
+        unique, n = name, 1
+        while unique in self._tensors:
+            unique, n = f"{name}_{n}", n + 1
+        value = constant_of(like)
+        self._tensors[unique] = Tensor(unique, extents, dtype_of(like), role, value)
+        return Lazy(unique, extents)
+
+    def _visit(self, binding: Any) -> None:
+        var, value = binding.var, binding.value
+        if isinstance(value, relax.Var):
+            self._values[var] = self._values[value]
+        elif isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.GlobalVar):
+            self._layer(var, value)
+        elif op_name(value) in MOVES:
+            self._values[var] = self._moved(var, value)
+        elif op_name(value) == "concat":
+            self._concat(var, value)
+        elif isinstance(value, relax.Call):
+            self._movement(var, value)
+        elif is_constant(value):
+            self._values[var] = self._value(value, var)
+
+    def _value(self, expr: Any, var: Any) -> Lazy:
+        """Return the value of an operand; constants become tensors named after the user's node."""
+        if isinstance(expr, relax.Var):
+            return self._values[expr]
+        return self._tensor(f"{var.name}.const", expr, "constant")
+
+    def _node(self, var: Any) -> str:
+        return str(self._origins.get(var.name, ""))
+
+    def _moved(self, var: Any, call: relax.Call) -> Lazy:
+        """Return the value of a data movement, materialised if no view expresses it."""
+        source = self._value(call.args[0], var)
+        a = describe(call).attrs
+        name = op_name(call)
+        if name == "strided_slice" and any(s < 0 for s in a.get("strides") or ()):
+            return self._movement(var, call)
+        kind, args = {
+            "reshape": lambda: ("reshape", a["shape"]),
+            "permute_dims": lambda: ("permute", a["axes"]),
+            "broadcast_to": lambda: ("broadcast", a["shape"]),
+            "strided_slice": lambda: ("slice", expand_slice(source.shape, a)),
+        }[name]()
+        moved = source.then(kind, args)
+        return moved if self._storage.possible(moved) else self._materialised(moved, source, var)
+
+    def _materialised(self, value: Lazy, readable: Lazy, var: Any) -> Lazy:
+        """Return a tensor that holds `value`, written by its producer if it can be, else copied.
+
+        `readable` is `value`, or the value one step before it that a view expresses.
+        """
+        like = self._tensors[value.tensor]
+        target = self._activation(var.name, like, value.shape)
+        if self._storage.place(value, target):
+            return target
+        out = target
+        if readable is not value:
+            out = target.then("reshape", readable.shape)
+        self._copy(var, readable, out, like.dtype)
+        return target
+
+    def _activation(self, name: str, like: Tensor, shape: tuple[int, ...]) -> Lazy:
+        unique, n = name, 1
+        while unique in self._tensors:
+            unique, n = f"{name}_{n}", n + 1
+        self._tensors[unique] = Tensor(unique, shape, like.dtype, "activation")
+        return Lazy(unique, shape)
+
+    def _copy(self, var: Any, source: Lazy, target: Lazy, dtype: str) -> None:
+        node = self._node(var)
+        call = OpCall("copy", (("input", 0),), {}, source.shape, dtype, node)
+        self._draft(f"{var.name}.copy", "movement", (call,), 0, [source], [any_view], target, (node,))
+
+    def _draft(
+        self, name: str, kind: Any, calls: tuple[OpCall, ...], master: int, inputs: list[Lazy],
+        rules: list[Rule], output: Lazy, nodes: tuple[str, ...],
+    ) -> None:  # fmt: skip
+        taken = {layer.name for layer, _, _ in self._drafts}
+        unique, n = name, 1
+        while unique in taken:
+            unique, n = f"{name}_{n}", n + 1
+        for value, rule in zip(inputs, rules, strict=True):
+            self._storage.use(value, rule)
+        self._storage.use(output, any_view if kind == "movement" else innermost)
+        layer = Layer(unique, kind, calls, master, (), self._storage.view(output), tuple(n for n in nodes if n))
+        self._drafts.append((layer, inputs, output))
+
+    def _movement(self, var: Any, call: relax.Call) -> Lazy:
+        """Add a layer for a data movement that is no view, such as padding."""
+        a = describe(call)
+        sources = [self._readable(self._value(x, var), innermost, var) for x in a.inputs]
+        target = self._tensor(var.name, var, "activation")
+        args: tuple[Arg, ...] = tuple(("input", i) for i in range(len(sources)))
+        op = OpCall(a.op, args, a.attrs, shape_of(var), dtype_of(var), self._node(var))
+        kind = layer_kind(call)
+        self._draft(var.name, kind, (op,), 0, sources, [innermost] * len(sources), target, (self._node(var),))
+        self._values[var] = target
+        return target
+
+    def _concat(self, var: Any, call: relax.Call) -> None:
+        """Let the producers of the operands write their parts; copy the parts that cannot be."""
+        axis = int(call.attrs.axis)
+        target = self._tensor(var.name, var, "activation")
+        begin = 0
+        for operand in call.args[0].fields:
+            value = self._value(operand, var)
+            part = [n for extent in value.shape for n in (0, extent, 1)]
+            part[3 * axis] = begin
+            begin += value.shape[axis]
+            region = target.then("slice", part)
+            if not self._storage.place(value, region):
+                self._copy(var, value, region, dtype_of(var))
+        self._values[var] = target
+
+    def _output(self, name: str, result: Any) -> None:
+        """Let the producer of a result write it in the model's layout; copy it if it cannot."""
+        value = self._value(result, result) if isinstance(result, relax.Var) else self._tensor(
+            f"{name}.const", result, "constant")  # fmt: skip
+        dtype = self._tensors[value.tensor].dtype
+        if name in self._tensors and self._tensors[name].role != "input":
+            self._rename(name)
+            value = self._values[result]
+        self._tensors[name] = Tensor(name, value.shape, dtype, "output")
+        target = Lazy(name, value.shape)
+        if self._storage.place(value, target):
+            return
+        owner = result if isinstance(result, relax.Var) else relax.Var(binding_name(name))
+        self._copy(owner, value, target, dtype)
+
+    def _rename(self, name: str) -> None:
+        """Free the name of an activation for a result of the model."""
+        fresh, n = f"{name}.inner", 1
+        while fresh in self._tensors:
+            fresh, n = f"{name}.inner_{n}", n + 1
+        self._tensors[fresh] = replace(self._tensors.pop(name), name=fresh)
+        self._storage.rename(name, fresh)
+        self._values = {k: replace(v, tensor=fresh) if v.tensor == name else v for k, v in self._values.items()}
+        self._drafts = [
+            (layer, [replace(v, tensor=fresh) if v.tensor == name else v for v in views],
+             replace(out, tensor=fresh) if out.tensor == name else out)
+            for layer, views, out in self._drafts
+        ]  # fmt: skip
+
+    def _readable(self, value: Lazy, rule: Rule, var: Any) -> Lazy:
+        """Return `value`, or a copy of it if `rule` does not accept its view."""
+        if rule(self._storage.view(value)):
+            return value
+        held = next((k for k, v in self._values.items() if v == value), None)
+        copied = self._materialised(value, value, var)
+        if held is not None:
+            self._values = {k: copied if v == value else v for k, v in self._values.items()}
+        return copied
+
+    def _layer(self, var: Any, call: relax.Call) -> None:
+        """Add the layer of a fused function."""
+        function = self._mod[call.op]
+        origins = function.attrs[NODES]
+        arguments = {p: self._value(a, var) for p, a in zip(function.params, call.args, strict=True)}
+        bindings = [b for b in bindings_of(function) if isinstance(b.value, relax.Call)]
+        places = {b.var: i for i, b in enumerate(bindings)}
+        inputs: list[Lazy] = []
+        rules: list[Rule] = []
+        calls = []
+        for b in bindings:
+            a = describe(b.value)
+            args = tuple(
+                self._arg(x, arguments, places, (inputs, rules), _rule(a.op, i), _target(a.op, b.var), var)
+                for i, x in enumerate(a.inputs)
+            )
+            calls.append(OpCall(a.op, args, a.attrs, shape_of(b.var), dtype_of(b.var), str(origins[b.var.name])))
+        target = self._tensor(var.name, var, "activation")
+        nodes = tuple(dict.fromkeys(c.node for c in calls if c.node))
+        master = int(function.attrs[MASTER])
+        self._draft(var.name, str(function.attrs[KIND]), tuple(calls), master, inputs, rules, target, nodes)
+        self._values[var] = target
+
+    def _arg(
+        self, expr: Any, arguments: dict[Any, Lazy], places: dict[Any, int],
+        inputs: tuple[list[Lazy], list[Rule]], rule: Rule, shape: tuple[int, ...] | None, var: Any,
+    ) -> Arg:  # fmt: skip
+        """Return an operand of a call; tensors are added to `inputs`, broadcast to `shape` if one is given."""
+        if expr in places:
+            return ("call", places[expr])
+        if expr not in arguments:
+            return ("const", _number(expr))
+        value = arguments[expr]
+        if shape is not None and value.shape != shape:
+            value = value.then("broadcast", shape)
+        value = self._readable(value, rule, var)
+        for i, known in enumerate(inputs[0]):
+            if known == value:
+                inputs[1][i] = _both(inputs[1][i], rule)
+                return ("input", i)
+        inputs[0].append(value)
+        inputs[1].append(rule)
+        return ("input", len(inputs[0]) - 1)
+
+
+def _both(first: Rule, second: Rule) -> Rule:
+    return first if first is second else lambda view: first(view) and second(view)
+
+
+def _rule(op: str, index: int) -> Rule:
+    """Return what a layer asks of the view of operand `index` of operator `op`."""
+    if op == "matmul":
+        return matmul_left if index == 0 else matmul_right
+    return innermost
+
+
+def _target(op: str, var: Any) -> tuple[int, ...] | None:
+    """Return the shape that operands of an elementwise call are broadcast to."""
+    return shape_of(var) if is_elementwise(op) else None
+
+
+def _number(expr: Any) -> float | int | bool:
+    value = constant_of(expr)
+    assert value is not None and value.size == 1  # scalars alone stay inside a function
+    item: float | int | bool = np.asarray(value).reshape(-1)[0].item()
+    return item
+
+

@@ -1,0 +1,119 @@
+"""Grouping of bindings into layers: one anchor and its elementwise epilogue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import relax
+
+from dsa_compiler.graph.calls import op_name, shape_of
+from dsa_compiler.graph.rewriter import operands
+from dsa_compiler.operators.table import OPERATORS, is_elementwise
+
+FIRST_ANCHORS = frozenset({"convolution", "matmul"})
+LATER_ANCHORS = frozenset({"pooling", "softmax", "normalization", "reduction", "gather"})
+
+
+@dataclass(frozen=True)
+class Group:
+    """Bindings of one layer, as indices in order; the last is the one whose value others use.
+
+    `master` is the anchor, or the last binding of an elementwise group.
+    """
+
+    members: tuple[int, ...]
+    master: int
+
+
+def group_bindings(bindings: Sequence[Any], results: Iterable[Any]) -> list[Group]:
+    """Return the groups of all calls but data movements, each call in exactly one.
+
+    `results` are the variables that the function returns. Products are served first, the last of them before
+    the others, so that a sum of two products joins the one that is computed later.
+    """
+    return _Grouping(bindings, results).groups()
+
+
+class _Grouping:
+    def __init__(self, bindings: Sequence[Any], results: Iterable[Any]) -> None:
+        self._bindings = bindings
+        self._index = {b.var: i for i, b in enumerate(bindings)}
+        self._names = [op_name(b.value) for b in bindings]
+        self._shapes = [shape_of(b.var) if isinstance(b.var.ty, relax.TensorType) else () for b in bindings]
+        self._inputs: list[list[int]] = []
+        self._users: list[list[int]] = [[] for _ in bindings]
+        for i, b in enumerate(bindings):
+            sources = [self._index[v] for v in operands(b.value) if isinstance(v, relax.Var) and v in self._index]
+            self._inputs.append(sources)
+            for s in dict.fromkeys(sources):
+                self._users[s].append(i)
+        for v in results:
+            if v in self._index:
+                self._users[self._index[v]].append(-1)
+        self._taken: set[int] = set()
+
+    def groups(self) -> list[Group]:
+        """Return the groups in the order of their last members."""
+        result = []
+        for categories in (FIRST_ANCHORS, LATER_ANCHORS):
+            for i in reversed(range(len(self._bindings))):
+                if self._category(i) in categories:
+                    result.append(self._grow(i, anchored=True))
+        for i in range(len(self._bindings)):
+            if i not in self._taken and self._is_elementwise(i):
+                result.append(self._grow(i, anchored=False))
+        return sorted(result, key=lambda g: g.members[-1])
+
+    def _category(self, i: int) -> str:
+        operator = OPERATORS.get(self._names[i])
+        return operator.category if operator else ""
+
+    def _is_elementwise(self, i: int) -> bool:
+        return is_elementwise(self._names[i])
+
+    def _grow(self, seed: int, anchored: bool) -> Group:
+        """Take elementwise users as long as, in the end, one member alone is used outside."""
+        members = {seed}
+        closed = {seed}
+        for i in range(seed + 1, len(self._bindings)):
+            if not self._joins(i, members):
+                if self._stuck(members, i):
+                    break
+                continue
+            members |= {i} | self._absorbed(i, members)
+            if self._open(members) == {i}:
+                closed = set(members)
+        self._taken |= closed
+        ordered = tuple(sorted(closed))
+        return Group(ordered, seed if anchored else ordered[-1])
+
+    def _joins(self, i: int, members: set[int]) -> bool:
+        return (
+            i not in self._taken
+            and self._is_elementwise(i)
+            and any(s in members for s in self._inputs[i])
+            and self._shapes[i] == self._shapes[max(members)]
+        )
+
+    def _stuck(self, members: set[int], i: int) -> bool:
+        """Whether no later binding can join: every open member's users lie before `i`."""
+        return all(u <= i for m in members for u in self._users[m])
+
+    def _open(self, members: set[int]) -> set[int]:
+        return {m for m in members if any(u not in members for u in self._users[m])}
+
+    def _absorbed(self, i: int, members: set[int]) -> set[int]:
+        """Return elementwise operators that feed `i` alone and belong to no group."""
+        found: set[int] = set()
+        pending = list(self._inputs[i])
+        while pending:
+            s = pending.pop()
+            inside = members | found | {i}
+            if s in inside or s in self._taken or not self._is_elementwise(s) or self._shapes[s] != self._shapes[i]:
+                continue
+            if all(u in inside for u in self._users[s]):
+                found.add(s)
+                pending.extend(self._inputs[s])
+        return found

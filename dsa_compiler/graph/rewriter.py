@@ -1,0 +1,162 @@
+"""Forward rewriting of the straight-line `main` of a Relax module."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from dsa_compiler.frontend.importer import NODES, binding_name
+from dsa_compiler.graph.calls import is_constant
+
+
+def bindings_of(main: relax.Function) -> Iterator[Any]:
+    """Yield the bindings of a function in order."""
+    for block in main.body.blocks:
+        yield from block.bindings
+
+
+def operands(expr: Any) -> Iterator[Any]:
+    """Yield the leaf operands of a call, a tuple or an item of a tuple."""
+    if isinstance(expr, relax.Call):
+        for arg in expr.args:
+            yield from operands(arg) if isinstance(arg, relax.Tuple) else (arg,)
+    elif isinstance(expr, relax.Tuple):
+        for field in expr.fields:
+            yield from operands(field) if isinstance(field, relax.Tuple) else (field,)
+    elif isinstance(expr, relax.TupleGetItem):
+        yield from operands(expr.tuple_value)
+    else:
+        yield expr
+
+
+class Rewriter:
+    """Rebuilds `main` binding by binding; a subclass says in `rewrite` what becomes of a call.
+
+    Dead bindings are dropped. Every new binding carries the ONNX node of the binding that it comes from:
+    its name is made of the node's, and the table `dsac.nodes` of `main` is rebuilt. An instance serves one
+    module.
+    """
+
+    def __init__(self, mod: tvm.IRModule) -> None:
+        self.mod = mod
+        self.main = mod["main"]
+        self.bb = relax.BlockBuilder()
+        self.uses: Counter[Any] = Counter()
+        self.users: dict[Any, list[Any]] = {}
+        self._env: dict[Any, Any] = {}
+        self._calls: dict[Any, Any] = {}
+        self._new_uses: Counter[Any] = Counter()
+        self._old_nodes = dict(self.main.attrs[NODES].items()) if self.main.attrs and NODES in self.main.attrs else {}
+        self._new_nodes: dict[str, str] = {}
+        self._node = ""
+
+    def rewrite(self, call: relax.Call, old: Any) -> Any:
+        """Return what replaces `call`, whose operands are new; `old` is the variable it was bound to."""
+        return call
+
+    def run(self) -> tvm.IRModule:
+        """Return the rewritten module."""
+        live = self._live_bindings()
+        params = list(self.main.params)
+        self._env.update((p, p) for p in params)
+        with self.bb.function("main", params):
+            with self.bb.dataflow():
+                for binding in live:
+                    self._visit(binding)
+                result = self.finish(self.main.body.body)
+                result = self.bb.emit_output(result)
+            self.bb.emit_func_output(result)
+        mod = self.bb.get()
+        attrs = {k: v for k, v in self.main.attrs.items() if k != NODES} if self.main.attrs else {}
+        mod["main"] = mod["main"].with_attrs({**attrs, NODES: self._new_nodes})
+        return mod
+
+    def finish(self, body: Any) -> Any:
+        """Return the new result of the function."""
+        return self.resolve(body)
+
+    def resolve(self, expr: Any) -> Any:
+        """Return the new expression of an old one."""
+        if isinstance(expr, relax.Var):
+            return self._env[expr]
+        if isinstance(expr, relax.Tuple):
+            return relax.Tuple([self.resolve(f) for f in expr.fields])
+        if isinstance(expr, relax.TupleGetItem):
+            source = self.resolve(expr.tuple_value)
+            return source[expr.index] if isinstance(source, relax.Tuple) else relax.TupleGetItem(source, expr.index)
+        return expr
+
+    def emit(self, expr: Any, node: str | None = None) -> Any:
+        """Bind `expr` under the name of the current ONNX node (or `node`) and return its variable."""
+        if isinstance(expr, relax.Var) or is_constant(expr):
+            return expr
+        origin = node or self._node
+        var = self.bb.emit(expr, name_hint=binding_name(origin) if origin else "lv")
+        self._calls[var] = expr
+        if origin:
+            self._new_nodes[var.name] = origin
+        return var
+
+    def producer(self, expr: Any) -> Any:
+        """Return the call that a new variable was bound to, else None."""
+        return self._calls.get(expr) if isinstance(expr, relax.Var) else None
+
+    def use_count(self, var: Any) -> int:
+        """Return how often a new variable is used by what stood in the old module (at least 1)."""
+        return max(1, self._new_uses[var])
+
+    def sole_producer(self, expr: Any) -> Any:
+        """Return the call that a new variable was bound to if it has one use, else None."""
+        call = self.producer(expr)
+        return call if call is not None and self.use_count(expr) == 1 else None
+
+    def node_of(self, var: Any) -> str:
+        """Return the ONNX node of a new variable, "" if none."""
+        return self._new_nodes.get(var.name, "") if isinstance(var, relax.Var) else ""
+
+    def _visit(self, binding: Any) -> None:
+        var, value = binding.var, binding.value
+        self._node = str(self._old_nodes.get(var.name, ""))
+        if not isinstance(value, relax.Call):
+            self._set(var, self.resolve(value))
+            return
+        args = [self.resolve(a) for a in value.args]
+        call = relax.Call(value.op, args, value.attrs, value.ty_args)
+        result = self.rewrite(call, var)
+        self._set(var, self.emit(result) if isinstance(result, relax.Call) else result)
+
+    def _set(self, old: Any, new: Any) -> None:
+        self._env[old] = new
+        if isinstance(new, relax.Var):
+            self._new_uses[new] += self.uses[old]
+
+    def _live_bindings(self) -> list[Any]:
+        """Return the bindings that the result depends on, in order; count the uses of every variable."""
+        bindings = list(bindings_of(self.main))
+        used = {v for v in operands(self.main.body.body) if isinstance(v, relax.Var)}
+        self.uses.update(v for v in operands(self.main.body.body) if isinstance(v, relax.Var))
+        live = []
+        for binding in reversed(bindings):
+            if binding.var not in used:
+                continue
+            live.append(binding)
+            for operand in operands(binding.value):
+                if isinstance(operand, relax.Var):
+                    used.add(operand)
+                    self.uses[operand] += 1
+                    self.users.setdefault(operand, []).append(binding)
+        live.reverse()
+        self._settle_aliases(live)
+        return live
+
+    def _settle_aliases(self, live: list[Any]) -> None:
+        """Count the uses of a plain alias (such as the output binding) as uses of what it names."""
+        for binding in reversed(live):
+            if isinstance(binding.value, relax.Var):
+                self.uses[binding.value] += self.uses[binding.var] - 1
+                users = [u for u in self.users.get(binding.value, []) if u is not binding]
+                self.users[binding.value] = users + self.users.get(binding.var, [])

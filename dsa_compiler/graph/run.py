@@ -1,0 +1,30 @@
+"""Level 1 on the CPU: TVM compiles and runs the module, as the reference of the levels below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tvm
+from tvm import relax
+
+from dsa_compiler.errors import UserError
+from dsa_compiler.frontend.importer import INPUTS, OUTPUTS
+
+
+def run_relax(mod: tvm.IRModule, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Compile `mod` (imported or optimised) for the CPU, run it and return its outputs by ONNX name."""
+    attrs = mod["main"].attrs
+    names = [str(n) for n in attrs[INPUTS]]
+    missing = sorted(set(names) - set(inputs))
+    if missing:
+        raise UserError(f"no value for {missing}", where="inputs", action=f"give {names}")
+    passes = [relax.transform.LegalizeOps(), relax.transform.AnnotateTIROpPattern(), relax.transform.FuseTIR(),
+              relax.transform.DeadCodeElimination()]  # fmt: skip
+    lowered = tvm.ir.transform.Sequential(passes)(mod)
+    machine = relax.VirtualMachine(tvm.compile(lowered, target="llvm"), tvm.cpu())
+    result = machine["main"](*[tvm.runtime.tensor(np.ascontiguousarray(inputs[n])) for n in names])
+    results = [result] if hasattr(result, "numpy") else list(result)
+    return {str(n): r.numpy() for n, r in zip(attrs[OUTPUTS], results, strict=True)}

@@ -1,0 +1,129 @@
+"""Where the tensors of a graph are stored: each on its own, or as a part of another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from dsa_compiler.errors import InternalError
+from dsa_compiler.graph.layers import Tensor
+from dsa_compiler.graph.views import Lazy, View, apply, flattened, identity
+
+Rule = Callable[[View], bool]
+
+
+def any_view(view: View) -> bool:
+    """Accept every view."""
+    return True
+
+
+def innermost(view: View) -> bool:
+    """Accept a view whose last dimension is contiguous or repeats."""
+    return view.innermost_contiguous()
+
+
+def matmul_left(view: View) -> bool:
+    """Accept (..., m, k) with m or k contiguous."""
+    return view.contiguous(len(view.shape) - 1) or view.contiguous(len(view.shape) - 2)
+
+
+def matmul_right(view: View) -> bool:
+    """Accept (..., k, n) with k or n contiguous."""
+    return matmul_left(view)
+
+
+class Storage:
+    """The places of tensors, and the uses that constrain them.
+
+    `place` stores a tensor inside another one if every use so far remains a view that its rule accepts. `dense`
+    names the tensors that must be stored without padding because a view runs across rows.
+    """
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self._tensors = tensors
+        self._places: dict[str, Lazy] = {}
+        self._uses: list[tuple[Lazy, Rule]] = []
+        self.dense: set[str] = set()
+
+    def use(self, value: Lazy, rule: Rule) -> None:
+        """Record that a layer reads or writes `value` by a view that `rule` accepts."""
+        self._uses.append((value, rule))
+        view, dense = self._resolve(value)
+        if view is None or not rule(view):
+            raise InternalError(f"{value} is no view that its layer can use", where="extract_layers")
+        if dense:
+            self.dense.add(view.tensor)
+
+    def view(self, value: Lazy) -> View:
+        """Return the view of the tensor that really holds `value`."""
+        view, _ = self._resolve(value)
+        if view is None:
+            raise InternalError(f"{value} is no affine view", where="extract_layers")
+        return view
+
+    def possible(self, value: Lazy) -> bool:
+        """Whether `value` is an affine view of where its tensor is stored."""
+        return self._resolve(value)[0] is not None
+
+    def place(self, value: Lazy, region: Lazy) -> bool:
+        """Store the tensor of `value` so that `value` is `region`; return False, changing nothing, if it cannot be.
+
+        It can if the tensor is an activation stored on its own, `value` holds each element of it once, and every
+        use of it remains possible.
+        """
+        name = value.tensor
+        tensor = self._tensors[name]
+        if tensor.role != "activation" or name in self._places or not value.invertible():
+            return False
+        if name == region.tensor or self._root(region.tensor) == name:
+            return False
+        if tensor.dtype != self._tensors[region.tensor].dtype:
+            return False
+        self._places[name] = value.undone(region)
+        moved = [(v, rule) for v, rule in self._uses if self._passes(v.tensor, name)]
+        resolved = [(self._resolve(v), rule) for v, rule in moved]
+        if any(view is None or not rule(view) for (view, _), rule in resolved):
+            del self._places[name]
+            return False
+        self.dense.update(view.tensor for (view, dense), _ in resolved if dense and view is not None)
+        return True
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a tensor another name."""
+
+        def renamed(value: Lazy) -> Lazy:
+            return replace(value, tensor=new) if value.tensor == old else value
+
+        self._places = {new if k == old else k: renamed(v) for k, v in self._places.items()}
+        self._uses = [(renamed(v), rule) for v, rule in self._uses]
+        if old in self.dense:
+            self.dense = (self.dense - {old}) | {new}
+
+    def _root(self, name: str) -> str:
+        while name in self._places:
+            name = self._places[name].tensor
+        return name
+
+    def _passes(self, name: str, through: str) -> bool:
+        """Whether tensor `name` is stored in (or is) `through`."""
+        while name != through and name in self._places:
+            name = self._places[name].tensor
+        return name == through
+
+    def _resolve(self, value: Lazy) -> tuple[View | None, bool]:
+        """Return the view of the root tensor, and whether it needs that tensor dense."""
+        if value.tensor in self._places:
+            view, dense = self._resolve(self._places[value.tensor])
+        else:
+            view, dense = identity(value.tensor, self._tensors[value.tensor].shape), False
+        if view is None:
+            return None, False
+        columns = self._tensors[view.tensor].columns
+        for move in value.moves:
+            moved = apply(view, move)
+            if moved is None:
+                moved, dense = apply(flattened(view, columns), move), True
+            if moved is None:
+                return None, False
+            view = moved
+        return view, dense
