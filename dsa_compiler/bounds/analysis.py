@@ -112,8 +112,8 @@ class Bounds:
 def analyze(model: ModelProto, target: Target, precision: str | None = None) -> Bounds:
     """The lower bound of a model with static shapes, compiled in `precision` (None: as the model is).
 
-    Raises UserError for a precision that is unknown or that the part's matrix engine lacks, and for shapes
-    that contradict one another.
+    Raises UserError for a precision that is unknown or that the part's matrix engine lacks, and for a
+    model that shape inference refuses.
     """
     _check_precision(target, precision)
     memory = target.memory["ddr"]

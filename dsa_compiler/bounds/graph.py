@@ -13,7 +13,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto,
 from dsa_compiler.bounds.dtypes import dtype_name
 from dsa_compiler.bounds.folding import SMALL_ELEMENTS, Array
 from dsa_compiler.bounds.inference import opset, resolve, subgraphs
-from dsa_compiler.bounds.operators import RANDOM
+from dsa_compiler.bounds.operators import RANDOM, memory_operands
 
 
 class UnknownShape(LookupError):
@@ -39,7 +39,7 @@ class Graph:
         self.inputs = tuple(each.name for each in source.input)
         self.outputs = tuple(each.name for each in source.output)
         self.nodes = _live(source.node, self.outputs)
-        self.values = _values(inferred)
+        self.values = _values(inferred, source)
         self.initializers: dict[str, TensorProto] = {each.name: each for each in source.initializer}
         self.producer = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
         self.consumers = _consumers(self.nodes)
@@ -114,7 +114,7 @@ class Graph:
 
 
 def read(model: ModelProto) -> Graph:
-    """The view of a model's main graph; UserError if its shapes contradict one another."""
+    """The view of a model's main graph; UserError if shape inference refuses it."""
     skeleton, inferred, known = resolve(model)
     graph = Graph(skeleton.graph, inferred.graph, opset(model))
     graph.folded = known
@@ -130,7 +130,7 @@ def mark_constants(graph: Graph) -> Graph:
     for node in graph.nodes:
         if not _is_constant(graph, node):
             continue
-        sources = [graph.leaves_of(name) for name in _reads(node)]
+        sources = [graph.leaves_of(name) for name in memory_operands(node)]
         for name in node.output:
             own = frozenset({name}) if node.op_type == "Constant" else frozenset()
             graph.leaves[name] = own.union(*sources) if node.op_type not in ("Shape", "Size") else frozenset()
@@ -184,9 +184,12 @@ def _consumers(nodes: Sequence[NodeProto]) -> Mapping[str, list[int]]:
     return found
 
 
-def _values(graph: GraphProto) -> dict[str, Value]:
-    values = {each.name: _value(each) for each in (*graph.output, *graph.value_info, *graph.input)}
-    for tensor in graph.initializer:
+def _values(inferred: GraphProto, source: GraphProto) -> dict[str, Value]:
+    """What inference found; what the model declares only where it found nothing, as declarations grow stale."""
+    values = {each.name: _value(each) for each in (*source.value_info, *source.output)}
+    found = {each.name: _value(each) for each in (*inferred.output, *inferred.value_info, *inferred.input)}
+    values.update({name: value for name, value in found.items() if value.shape is not None or name not in values})
+    for tensor in inferred.initializer:
         values[tensor.name] = Value(tuple(tensor.dims), dtype_name(tensor.data_type))
     return values
 

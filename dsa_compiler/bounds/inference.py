@@ -48,7 +48,7 @@ def resolve(model: ModelProto) -> tuple[ModelProto, ModelProto, dict[str, Array]
     """(skeleton, inferred, known): the model without large weights, its copy with value shapes, small constants.
 
     Functions are inlined. Weights taken out are graph inputs in both copies; operators that shape inference
-    does not know have stand-ins in the second. Raises UserError if shape inference finds a contradiction.
+    does not know have stand-ins in the second. Raises UserError if shape inference refuses the model.
     """
     skeleton = _skeleton(model)
     if skeleton.functions:
@@ -56,6 +56,9 @@ def resolve(model: ModelProto) -> tuple[ModelProto, ModelProto, dict[str, Array]
     prepared = ModelProto()
     prepared.CopyFrom(skeleton)
     _replace_unknown(prepared.graph)
+    prepared.graph.ClearField("value_info")  # declarations grow stale when inputs are bound
+    for output in prepared.graph.output:
+        output.type.tensor_type.ClearField("shape")
     known: dict[str, Array] = {}
     inferred = _infer(prepared)
     for _ in range(_ROUNDS):
@@ -71,9 +74,7 @@ def _infer(model: ModelProto) -> ModelProto:
     except (shape_inference.InferenceError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(
-            f"shapes of the model contradict one another: {first}",
-            where="bounds",
-            action="bind every input shape, and check the model with onnx.checker",
+            f"shape inference refuses the model: {first}", where="bounds", action="check the model with onnx.checker"
         ) from error
 
 
@@ -86,6 +87,7 @@ def _skeleton(model: ModelProto) -> ModelProto:
     graph.name = model.graph.name
     graph.node.extend(model.graph.node)
     graph.output.extend(model.graph.output)
+    graph.value_info.extend(model.graph.value_info)
     initialised = {each.name for each in model.graph.initializer}
     graph.input.extend(each for each in model.graph.input if each.name not in initialised)
     for weight in model.graph.initializer:

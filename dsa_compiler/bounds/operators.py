@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
+from onnx import NodeProto
+
 SIMPLE, DIVIDE, TRANSCENDENTAL = "simple", "divide", "transcendental"
 CLASS_ORDER = (SIMPLE, DIVIDE, TRANSCENDENTAL)
 """Cost classes of element operations, cheapest first."""
@@ -155,3 +157,36 @@ RANDOM = frozenset(
 def classify(op_type: str) -> OperatorClass:
     """The category of an operator; an operator that nobody knows is opaque."""
     return OPERATORS.get(op_type, OperatorClass(Kind.OPAQUE))
+
+
+_SHAPE_OPERANDS: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        "Clip": (1, 2),
+        "ConstantOfShape": (0,),
+        "Expand": (1,),
+        "If": (0,),
+        "Loop": (0, 1),
+        "OneHot": (1,),
+        "Pad": (1, 3),
+        "Range": (0, 1, 2),
+        "Reshape": (1,),
+        "Resize": (1, 2, 3),
+        "Slice": (1, 2, 3, 4),
+        "Split": (1,),
+        "Squeeze": (1,),
+        "Tile": (1,),
+        "TopK": (1,),
+        "Trilu": (1,),
+        "Unsqueeze": (1,),
+        "Upsample": (1,),
+    }
+)
+"""Operands that are attributes in all but name: a program holds them, not the memory."""
+
+
+def memory_operands(node: NodeProto) -> list[str]:
+    """The operands of a node that lie in memory, each once: not axes, sizes and bounds."""
+    skipped = _SHAPE_OPERANDS.get(node.op_type, ())
+    if classify(node.op_type).kind is Kind.REDUCTION:
+        skipped = (1,)
+    return list(dict.fromkeys(name for index, name in enumerate(node.input) if name and index not in skipped))

@@ -1,7 +1,7 @@
 """Decomposed activations, softmaxes and normalisations: several nodes that count as the one operator they compute.
 
 Before: Div(x, 1.41), Erf, Add(1), Mul(x, .), Mul(0.5): a transcendental and a product for each element.
-After: one Pattern "activation" of these nodes: one transcendental operation for each element.
+After: one Pattern "activation" of all but the last, which is linear: one transcendental operation an element.
 """
 
 from __future__ import annotations

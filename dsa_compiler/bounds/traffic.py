@@ -9,27 +9,7 @@ from onnx import NodeProto
 
 from dsa_compiler.bounds.dtypes import FLOATS, ITEM_BYTES, compiled_dtype
 from dsa_compiler.bounds.graph import Graph, UnknownShape, attribute
-from dsa_compiler.bounds.operators import Kind, classify
-
-_SHAPE_OPERANDS = {
-    "Clip": (1, 2),
-    "ConstantOfShape": (0,),
-    "Expand": (1,),
-    "OneHot": (1,),
-    "Pad": (1, 3),
-    "Range": (0, 1, 2),
-    "Reshape": (1,),
-    "Resize": (1, 2, 3),
-    "Slice": (1, 2, 3, 4),
-    "Split": (1,),
-    "Squeeze": (1,),
-    "Tile": (1,),
-    "TopK": (1,),
-    "Trilu": (1,),
-    "Unsqueeze": (1,),
-    "Upsample": (1,),
-}
-"""Operands that are attributes in all but name: a program holds them, not the memory."""
+from dsa_compiler.bounds.operators import memory_operands
 
 
 class Traffic(NamedTuple):
@@ -94,18 +74,10 @@ def is_table_lookup(graph: Graph, node: NodeProto) -> bool:
     return gathers and graph.is_constant(node.input[0]) and not graph.is_constant(node.input[1])
 
 
-def memory_operands(graph: Graph, node: NodeProto) -> list[str]:
-    """The operands of a node that lie in memory, each once: not axes, sizes and bounds."""
-    skipped = _SHAPE_OPERANDS.get(node.op_type, ())
-    if classify(node.op_type).kind is Kind.REDUCTION:
-        skipped = (1,)
-    return list(dict.fromkeys(name for index, name in enumerate(node.input) if name and index not in skipped))
-
-
 def node_bytes(graph: Graph, node: NodeProto, sizes: Sizes) -> int:
     """Bytes that a node reads and writes if every operand and result lies in ddr."""
     total = sum(sizes.bytes(graph, name) for name in node.output if name)
-    for index, name in enumerate(memory_operands(graph, node)):
+    for index, name in enumerate(memory_operands(node)):
         if index == 0 and is_table_lookup(graph, node):
             total += sizes.gathered_bytes(graph, node)
         else:
@@ -122,7 +94,7 @@ def weight_bytes(graph: Graph, nodes: list[NodeProto], sizes: Sizes) -> dict[fro
     whole: dict[frozenset[str], int] = {}
     rows: dict[frozenset[str], int] = {}
     for node in nodes:
-        for index, name in enumerate(memory_operands(graph, node)):
+        for index, name in enumerate(memory_operands(node)):
             leaves = graph.leaves_of(name) if graph.is_constant(name) else frozenset()
             if not leaves:
                 continue
