@@ -1,0 +1,338 @@
+"""The compiled loop over entries that counts their time; `isa.cost` is its face, `isa.bursts` counts bursts.
+
+Codes of scopes, engines, dtypes, roles and kinds are places in `SCOPES`, `ENGINES`, `DTYPES`, `ROLES` and `KINDS`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from dsa_compiler.isa.bursts import (
+    bank_mask,
+    merge_rows,
+    row_bytes,
+    row_grid_bytes,
+    shared_bytes,
+    side_bytes,
+    window_bytes,
+    worst_row_bytes,
+)
+from dsa_compiler.isa.definition import ROLE_CODE
+from dsa_compiler.target import ENGINES, SCOPES
+
+ENTRY_COLUMNS = ("opcode", "engine", "attrs", "operand", "operands", "wait", "waits", "set", "sets")
+OPERAND_COLUMNS = ("role", "scope", "dtype", "rank", "address", "extents", "strides")
+
+_DDR, _LLB, _L1 = (SCOPES.index(s) for s in ("ddr", "llb", "l1"))
+_LOAD, _SCALAR = ENGINES.index("load"), ENGINES.index("scalar")
+_DST, _ACC, _SRC, _LHS, _INDEX, _TABLE, _TAPS = (
+    ROLE_CODE[r] for r in ("dst", "acc", "src", "lhs", "index", "table", "taps")
+)
+_SRC2 = ROLE_CODE["src2"]
+_CONTROL, _COPY, _PAD, _FILL, _TRANSPOSE, _BY_INDEX, _ROUND, _IMG2COL, _MATRIX = range(9)
+_VECTOR, _SCAN, _WINDOWED, _MERGE, _SCALAR_KIND = range(9, 14)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _counts_on_source(m: Any, src_scope: int, dst_scope: int) -> bool:
+    """The larger burst counts; if equal, the side nearer ddr."""
+    src, dst = m.burst[src_scope], m.burst[dst_scope]
+    return src > dst or (src == dst and src_scope < dst_scope)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _copy_bytes(m: Any, op: Any, s: int, d: int) -> int:
+    """Bytes of a plain copy of operand row `s` to `d`."""
+    _, scope, dtype, rank, address, extents, strides = op
+    bits = m.bits[dtype[s]]
+    if _counts_on_source(m, scope[s], scope[d]):
+        here, there = s, d
+    else:
+        here, there = d, s
+    other, _ = merge_rows(extents[there], strides[there], rank[there], bits)
+    return shared_bytes(
+        address[here], extents[here], strides[here], rank[here], bits, other, m.burst[scope[here]]
+    )
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _round_bytes(m: Any, op: Any, s: int, d: int) -> int:
+    """Bytes of a rounding store: the greater of both sides' whole bursts."""
+    _, scope, dtype, rank, address, extents, strides = op
+    src_bits, dst_bits = m.bits[dtype[s]], m.bits[dtype[d]]
+    src_run, _ = merge_rows(extents[s], strides[s], rank[s], src_bits)
+    dst_run, _ = merge_rows(extents[d], strides[d], rank[d], dst_bits)
+    here = shared_bytes(address[s], extents[s], strides[s], rank[s], src_bits, dst_run, m.burst[scope[s]])
+    there = shared_bytes(address[d], extents[d], strides[d], rank[d], dst_bits, src_run, m.burst[scope[d]])
+    return max(here, there)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _pad_bytes(m: Any, op: Any, s: int, d: int, is_load: bool) -> int:
+    """Bytes of a padded copy: the greater of the source's bursts and the destination's bytes (bursts if no load)."""
+    _, scope, dtype, rank, address, extents, strides = op
+    bits = m.bits[dtype[s]]
+    inner, _ = merge_rows(extents[s], strides[d], rank[s], bits)
+    read = shared_bytes(address[s], extents[s], strides[s], rank[s], bits, inner, m.burst[scope[s]])
+    if not is_load:
+        return max(read, side_bytes(address[d], extents[d], strides[d], rank[d], bits, m.burst[scope[d]]))
+    elements = 1
+    for axis in range(rank[d]):
+        elements *= extents[d, axis]
+    return max(read, row_bytes(elements, bits))
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _by_index_bytes(m: Any, op: Any, s: int, d: int, rows: int) -> int:
+    """Bytes of a gather (the source is indexed) or scatter (the destination is): a run for each row."""
+    _, scope, dtype, rank, address, extents, strides = op
+    indexed, dense = (s, d) if scope[s] < scope[d] else (d, s)
+    length = row_bytes(extents[dense, rank[dense] - 1], m.bits[dtype[s]])
+    if m.burst[scope[indexed]] >= m.burst[scope[dense]]:
+        return worst_row_bytes(
+            address[indexed], strides[indexed], rank[indexed], length, rows, m.burst[scope[indexed]]
+        )
+    return row_grid_bytes(address[dense], strides[dense, 0], rows, 1, length, m.burst[scope[dense]])
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _img2col_bytes(m: Any, op: Any, s: int, d: int, window: np.ndarray) -> int:
+    """Bytes of a window walk: the runs of taps, at least the padded l0a rows."""
+    _, scope, dtype, rank, address, extents, strides = op
+    bits = m.bits[dtype[s]]
+    pixel = row_bytes(extents[s, 2], bits)
+    rows = extents[d, 0]
+    align = m.alignment[scope[d]]
+    least = rows * ((row_bytes(extents[d, 1], bits) + align - 1) // align * align)
+    if _counts_on_source(m, scope[s], scope[d]):
+        grid = np.empty(2, np.int64)
+        grid[1] = _grid_width(extents[s, 1], window, rows)
+        grid[0] = rows // grid[1]
+        read = window_bytes(address[s], strides[s], grid, window, pixel, m.burst[scope[s]])
+    else:
+        tight = window[1] == 1 or strides[s, 1] * window[5] == pixel
+        run, pieces = (pixel * window[1], window[0]) if tight else (pixel, window[0] * window[1])
+        read = row_grid_bytes(address[d], strides[d, 0], rows, pieces, run, m.burst[scope[d]])
+    return max(read, least)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _grid_width(width: int, window: np.ndarray, rows: int) -> int:
+    """Columns of the window grid; `window` holds left and right padding in places 7 and 8."""
+    wide = (width + window[7] + window[8] - window[5] * (window[1] - 1) - 1) // window[3] + 1
+    return max(1, min(wide, rows))
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _widest(m: Any, op: Any, first: int, count: int, factor: float) -> float:
+    """The greatest sum over operands of row overheads and vectors times `factor`."""
+    role, _, dtype, rank, _, extents, _ = op
+    width, overhead = m.numbers[0], m.numbers[1]
+    worst = 0.0
+    for o in range(first, first + count):
+        if role[o] == _TABLE or role[o] == _TAPS:
+            continue
+        rows = _rows(extents[o], rank[o])
+        vectors = math.ceil(row_bytes(extents[o, rank[o] - 1], m.bits[dtype[o]]) / width)
+        worst = max(worst, rows * (overhead + vectors * factor))
+    return worst
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _rows(extents: np.ndarray, rank: int) -> int:
+    """Innermost rows of an operand."""
+    rows = 1
+    for axis in range(rank - 1):
+        rows *= extents[axis]
+    return rows
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _log_lanes(m: Any, dtype: int) -> float:
+    """log2 of the elements in one vector."""
+    return max(0.0, math.log2(m.numbers[0] * 8 / m.bits[dtype]))
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _window_cycles(m: Any, op: Any, s: int, d: int, taps: int) -> float:
+    """A simple operation for each tap and contiguous run of the result, the widest dtype counting."""
+    _, _, dtype, rank, _, extents, strides = op
+    run, left = merge_rows(extents[d], strides[d], rank[d], m.bits[dtype[d]])
+    runs = 1
+    for axis in range(left):
+        runs *= extents[d, axis]
+    widest = max(m.bits[dtype[s]], m.bits[dtype[d]])
+    vectors = math.ceil(row_bytes(run, widest) / m.numbers[0])
+    return taps * runs * (m.numbers[1] + vectors * m.numbers[2])
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _merge_cycles(m: Any, op: Any, first: int, count: int) -> float:
+    """A top-k merge: 2 log2(lanes) for each vector of both sources, rows of the widest operand."""
+    role, _, dtype, rank, _, extents, _ = op
+    rows, vectors, factor = 0, 0.0, 0.0
+    for o in range(first, first + count):
+        own = _rows(extents[o], rank[o])
+        rows = max(rows, own)
+        if role[o] == _SRC or role[o] == _SRC2:
+            vectors += own * math.ceil(row_bytes(extents[o, rank[o] - 1], m.bits[dtype[o]]) / m.numbers[0])
+            factor = max(factor, 2 * _log_lanes(m, dtype[o]))
+    return rows * m.numbers[1] + vectors * factor
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _matrix_cycles(m: Any, op: Any, lhs: int, d: int, sparse: bool) -> float:
+    """Steps of the unit of the left dtype; -1 where the part has none."""
+    _, _, dtype, _, _, extents, _ = op
+    um, un, uk = m.unit[dtype[lhs]]
+    if um == 0:
+        return -1.0
+    if sparse:
+        uk *= 2
+    return float(
+        ((extents[d, 0] + um - 1) // um) * ((extents[d, 1] + un - 1) // un) * ((extents[lhs, 1] + uk - 1) // uk)
+    )
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _dma_bytes(m: Any, op: Any, kind: int, s: int, d: int, index: int, is_load: bool, a: np.ndarray) -> float:
+    """Bytes of a transfer by its way of counting."""
+    _, scope, dtype, rank, address, extents, strides = op
+    if kind == _FILL:
+        return side_bytes(address[d], extents[d], strides[d], rank[d], m.bits[dtype[d]], m.burst[scope[d]])
+    if kind == _TRANSPOSE:
+        return side_bytes(address[s], extents[s], strides[s], rank[s], m.bits[dtype[s]], m.burst[scope[s]])
+    if kind == _PAD:
+        return _pad_bytes(m, op, s, d, is_load)
+    if kind == _ROUND:
+        return _round_bytes(m, op, s, d)
+    if kind == _BY_INDEX:
+        return _by_index_bytes(m, op, s, d, extents[index, 0])
+    if kind == _IMG2COL:
+        return _img2col_bytes(m, op, s, d, a[4:13])
+    return _copy_bytes(m, op, s, d)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _cycles(m: Any, op: Any, kind: int, code: int, places: Any, first: int, count: int, a: np.ndarray) -> float:
+    """Cycles of a matrix, vector or scalar instruction without startup."""
+    _, _, dtype, rank, _, extents, _ = op
+    s, d, lhs, index = places
+    if kind == _MATRIX:
+        return _matrix_cycles(m, op, lhs, d, index >= 0)
+    if kind == _SCALAR_KIND:
+        return a[1] * m.numbers[4] + a[2] * m.numbers[3]
+    if kind == _WINDOWED:
+        return _window_cycles(m, op, s, d, a[0])
+    if kind == _MERGE:
+        return _merge_cycles(m, op, first, count)
+    if kind == _SCAN:
+        return _widest(m, op, first, count, _log_lanes(m, dtype[s]))
+    total = _widest(m, op, first, count, m.factor[code])
+    if a[3]:
+        total += _rows(extents[s], rank[s]) * _log_lanes(m, dtype[s])
+    return total
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _places(op: Any, first: int, count: int) -> tuple[int, int, int, int]:
+    """Operand rows of src, dst or acc, lhs and index; -1 without."""
+    role = op[0]
+    s, d, lhs, index = -1, -1, -1, -1
+    for o in range(first, first + count):
+        if role[o] == _SRC:
+            s = o
+        elif role[o] == _DST or role[o] == _ACC:
+            d = o
+        elif role[o] == _LHS:
+            lhs = o
+        elif role[o] == _INDEX:
+            index = o
+    return s, d, lhs, index
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _rate(m: Any, op: Any, engine: int, kind: int, s: int, d: int) -> float:
+    """Bytes a cycle of the ports."""
+    scope = op[1]
+    rate = min(m.port[engine], m.private_rate[scope[d]])
+    if s >= 0:
+        rate = min(rate, m.private_rate[scope[s]])
+    if kind == _TRANSPOSE and engine == _LOAD and m.numbers[5] > 0:
+        rate = min(rate, m.numbers[5])
+    return rate
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _memories(m: Any, op: Any, s: int, d: int, out: Any) -> None:
+    """Which shared memories a transfer draws on, and its latency."""
+    scope = op[1]
+    out.latency = m.latency[scope[d]]
+    out.ddr, out.llb = scope[d] == _DDR, scope[d] == _LLB
+    if s >= 0:
+        out.latency = max(out.latency, m.latency[scope[s]])
+        out.ddr, out.llb = out.ddr or scope[s] == _DDR, out.llb or scope[s] == _LLB
+    out.flow = out.ddr or out.llb
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _flags_cost(m: Any, kinds: np.ndarray, first: int, count: int) -> float:
+    total = 0.0
+    for f in range(first, first + count):
+        total += m.flag_cost[kinds[f]]
+    return total
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def _l1_banks(m: Any, op: Any, first: int, count: int) -> int:
+    """Banks of all operands in l1."""
+    _, scope, dtype, rank, address, extents, strides = op
+    mask = np.uint64(0)
+    for o in range(first, first + count):
+        if scope[o] == _L1:
+            mask |= bank_mask(
+                address[o], extents[o], strides[o], rank[o], m.bits[dtype[o]], np.int64(m.numbers[6]),
+                np.int64(m.numbers[7]),
+            )  # fmt: skip
+    return mask
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def account(m: Any, entries: Any, op: Any, kinds: np.ndarray, attrs: np.ndarray, out: np.ndarray) -> None:
+    """Fill `out` (of dtype `COST`) for the entries given by columns."""
+    opcode, engine, attr, operand, operands, wait, waits, set_, sets = entries
+    for e in range(len(opcode)):
+        kind, first, count, a = m.kind[opcode[e]], operand[e], operands[e], attrs[attr[e]]
+        row = out[e]
+        row.rate = 1.0
+        row.startup = _flags_cost(m, kinds, wait[e], waits[e]) + _flags_cost(m, kinds, set_[e], sets[e])
+        if kind == _CONTROL:
+            if engine[e] == _SCALAR:
+                row.startup += m.numbers[3]
+            continue
+        row.startup += m.startup[engine[e]]
+        places = _places(op, first, count)
+        s, d = places[0], places[1]
+        row.banks = _l1_banks(m, op, first, count)
+        if kind <= _IMG2COL:
+            is_load = engine[e] == _LOAD
+            row.work = _dma_bytes(m, op, kind, s, d, places[3], is_load, a)
+            row.rate = _rate(m, op, engine[e], kind, s, d)
+            _memories(m, op, s, d, row)
+        else:
+            row.work = _cycles(m, op, kind, opcode[e], places, first, count, a)
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
+def many_row_bytes(
+    address: np.ndarray, length: np.ndarray, rows: np.ndarray, stride: np.ndarray, burst: int
+) -> np.ndarray:
+    """`row_grid_bytes` of one piece a row for arrays of problems."""
+    result = np.empty(len(address), np.int64)
+    for i in range(len(address)):
+        result[i] = row_grid_bytes(address[i], stride[i], rows[i], 1, length[i], burst)
+    return result
