@@ -1,0 +1,184 @@
+"""Dependences between the engines of one core, found from the bytes that instructions touch, then minimised.
+
+The stream of a core has a sequential meaning: its entries in order. Engines run it in parallel, so each
+read-after-write, write-after-read and write-after-write across engines needs a flag, unless another flag, or
+the order of a queue, already implies it. What is implied is tracked as in vector clocks: for every entry, the
+last entry of each class that is known to be complete when it starts.
+
+A class is an engine and, for load and store, the latency of its memory: a flag proves its own entry and those
+before it in the queue with no greater latency.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+CLASSES = 8
+"""load, store, move, matrix, vector, scalar (as ENGINES), then load and store of the memory of less latency."""
+
+QUEUE_OF_CLASS = np.array([0, 1, 2, 3, 4, 5, 0, 1], np.int64)
+
+
+@dataclass(frozen=True)
+class CoreStream:
+    """One core's entries as flat arrays; operands of entry e are rows first[e] to first[e + 1].
+
+    `memory` numbers the shadow maps of the operands (-1: not tracked); addresses are in bytes within the
+    memory; `shadow_bytes[m]` is the size of memory m and `block[m]` its granule.
+    """
+
+    klass: np.ndarray
+    first: np.ndarray
+    memory: np.ndarray
+    address: np.ndarray
+    extents: np.ndarray
+    strides: np.ndarray
+    item: np.ndarray
+    written: np.ndarray
+    shadow_bytes: np.ndarray
+    block: np.ndarray
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Flags needed: entry `consumer` waits for entry `producer` (numbers within the core's stream)."""
+
+    producer: np.ndarray
+    consumer: np.ndarray
+    known: np.ndarray  # (entries, CLASSES): last complete entry of each class when the entry starts, or -1
+
+
+def find_edges(stream: CoreStream) -> Edges:
+    """The minimised dependences of one core's stream."""
+    blocks = -(-stream.shadow_bytes // stream.block)
+    base = np.concatenate([[0], np.cumsum(blocks)]).astype(np.int64)
+    producer, consumer, known = _find(
+        stream.klass.astype(np.int64), stream.first, stream.memory, stream.address, stream.extents,
+        stream.strides, stream.item, stream.written, base, stream.block, QUEUE_OF_CLASS,
+    )  # fmt: skip
+    return Edges(producer, consumer, known)
+
+
+@numba.njit(cache=True)
+def _find(klass, first, memory, address, extents, strides, item, written, base, block, queue_of):  # type: ignore[no-untyped-def]
+    entries = klass.shape[0]
+    total = base[-1]
+    writer = np.full(total, -1, np.int32)
+    reader = np.full((total, 8), -1, np.int32)
+    known = np.full((entries, 8), -1, np.int32)
+    clock = np.full((6, 8), -1, np.int32)
+    need = np.empty(8, np.int32)
+    capacity = entries * 2 + 16
+    producers = np.empty(capacity, np.int32)
+    consumers = np.empty(capacity, np.int32)
+    edges = 0
+    for e in range(entries):
+        need[:] = -1
+        _collect(e, klass, first, memory, address, extents, strides, item, written, base, block, writer, reader, need)
+        queue = queue_of[klass[e]]
+        known[e] = clock[queue]
+        while True:
+            best = _latest_unknown(need, known[e], queue, queue_of, known)
+            if best < 0:
+                break
+            if edges == capacity:
+                capacity *= 2
+                producers = _grown(producers, capacity)
+                consumers = _grown(consumers, capacity)
+            producers[edges], consumers[edges] = best, e
+            edges += 1
+            _learn(known[e], best, klass, known)
+        clock[queue] = known[e]
+        if queue > 1:
+            clock[queue, klass[e]] = e
+    return producers[:edges].copy(), consumers[:edges].copy(), known
+
+
+@numba.njit(cache=True)
+def _grown(array, capacity):  # type: ignore[no-untyped-def]
+    result = np.empty(capacity, array.dtype)
+    result[: array.shape[0]] = array
+    return result
+
+
+@numba.njit(cache=True)
+def _latest_unknown(need, known, queue, queue_of, all_known):  # type: ignore[no-untyped-def]
+    """The producer to wait for next: one that implies as many of the others as possible, or -1."""
+    best, best_count = -1, -1
+    for c in range(8):
+        if need[c] <= known[c] or queue_of[c] == queue:
+            continue
+        count = 0
+        for d in range(8):
+            if d != c and need[d] > known[d] and all_known[need[c], d] >= need[d]:
+                count += 1
+        if count > best_count or (count == best_count and need[c] > best):
+            best, best_count = need[c], count
+    return best
+
+
+@numba.njit(cache=True)
+def _learn(known, producer, klass, all_known):  # type: ignore[no-untyped-def]
+    """Completion of `producer` proves what it knew, itself, and its queue's earlier entries of less latency."""
+    for c in range(8):
+        if all_known[producer, c] > known[c]:
+            known[c] = all_known[producer, c]
+    k = klass[producer]
+    if producer > known[k]:
+        known[k] = producer
+    if k < 2 and producer > known[6 + k]:
+        known[6 + k] = producer
+
+
+@numba.njit(cache=True)
+def _collect(e, klass, first, memory, address, extents, strides, item, written, base, block, writer, reader, need):  # type: ignore[no-untyped-def]
+    """Needs of entry e over all blocks that it touches; then mark its own accesses."""
+    for marking in range(2):
+        for o in range(first[e], first[e + 1]):
+            m = memory[o]
+            if m < 0:
+                continue
+            row_bytes = (extents[o, 2] - 1) * strides[o, 2] + item[o]
+            inner_dense = strides[o, 1] <= row_bytes + block[m] and strides[o, 1] > 0
+            rows = extents[o, 1]
+            if inner_dense:
+                row_bytes = (rows - 1) * strides[o, 1] + row_bytes
+                rows = 1
+            for i in range(extents[o, 0]):
+                for j in range(rows):
+                    start = address[o] + i * strides[o, 0] + j * strides[o, 1]
+                    low = base[m] + start // block[m]
+                    high = base[m] + (start + row_bytes - 1) // block[m]
+                    if marking == 0:
+                        _needs(low, high, written[o], writer, reader, klass, need)
+                    else:
+                        _mark(low, high, written[o], writer, reader, klass[e], e)
+
+
+@numba.njit(cache=True)
+def _needs(low, high, is_written, writer, reader, klass, need):  # type: ignore[no-untyped-def]
+    last = -1
+    for b in range(low, high + 1):
+        w = writer[b]
+        if w != last and w >= 0:
+            k = klass[w]
+            if w > need[k]:
+                need[k] = w
+            last = w
+        if is_written:
+            for c in range(8):
+                if reader[b, c] > need[c]:
+                    need[c] = reader[b, c]
+
+
+@numba.njit(cache=True)
+def _mark(low, high, is_written, writer, reader, k, e):  # type: ignore[no-untyped-def]
+    for b in range(low, high + 1):
+        if is_written:
+            writer[b] = e
+            reader[b] = -1
+        else:
+            reader[b, k] = e
