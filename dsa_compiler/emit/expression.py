@@ -176,6 +176,7 @@ def _spell_other(node: Apply, args: list[tir.Expr]) -> tir.Expr:
         "bitwise_not": lambda: tirx.BitwiseNot(x),
         "select": lambda: tirx.Select(args[2], args[1], x),
         "neg": lambda: const(0) - x,
+        "expm1": lambda: tirx.exp(x) - const(1),
         "relu": lambda: tirx.Max(x, const(0)),
         "square": lambda: x * x,
         "reciprocal": lambda: const(1) / x,

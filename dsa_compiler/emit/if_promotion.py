@@ -35,7 +35,7 @@ class IfPromotion(KernelPass):
         terms, store = tir.peel_guards(body)
         if not isinstance(store, BufferStore):
             return nest
-        if not terms and not _has_select(store):
+        if not terms and not tir.selects_of(store.value):
             return nest
         inner = scope.inside(loops)
         loops, terms = _into_bounds(loops, _unproved(terms, inner), scope)
@@ -51,8 +51,8 @@ class IfPromotion(KernelPass):
         invariant = _invariant_condition(store, {l.loop_var for l in loops})
         if invariant is None:
             return tir.enclose(loops, tir.guard(terms, store))
-        yes = tir.enclose(loops, tir.guard(terms, _assume(store, invariant, True)))
-        no = tir.renew(tir.enclose(loops, tir.guard(terms, _assume(store, invariant, False))))
+        yes = tir.enclose(loops, tir.guard(terms, assume(store, invariant, True)))
+        no = tir.renew(tir.enclose(loops, tir.guard(terms, assume(store, invariant, False))))
         with scope.assuming(invariant):
             yes = self._again(yes, scope)
         with scope.assuming(tirx.Not(invariant)):
@@ -108,22 +108,10 @@ def _split_by(loops: list[For], terms: list[tir.Expr]) -> tuple[list[tir.Expr], 
     return outside, [t for t in terms if not any(t.same_as(o) for o in outside)]
 
 
-def _has_select(store: BufferStore) -> bool:
-    found: list[Call] = []
-    tvm_ffi.structural_walk(store.value, [(Call, lambda c: found.append(c) if tir.is_select(c) else None)])
-    return bool(found)
-
-
-def _selects(store: BufferStore) -> list[Call]:
-    found: list[Call] = []
-    tvm_ffi.structural_walk(store.value, [(Call, lambda c: found.append(c) if tir.is_select(c) else None)])
-    return found
-
-
 def _drop_proved(store: BufferStore, scope: Scope) -> BufferStore:
     """Conditions that always or never hold are decided."""
     truth: list[tuple[tir.Expr, bool]] = []
-    for call in _selects(store):
+    for call in tir.selects_of(store.value):
         for term in tir.conjuncts(call.args[0]):
             if tir.loads_of(term):
                 continue
@@ -132,13 +120,13 @@ def _drop_proved(store: BufferStore, scope: Scope) -> BufferStore:
             elif scope.proves(tirx.Not(term)):
                 truth.append((term, False))
     for term, value in truth:
-        store = _assume(store, term, value)
+        store = assume(store, term, value)
     return store
 
 
 def _invariant_condition(store: BufferStore, variables: set[Var]) -> tir.Expr | None:
     """The conjunction of the terms of one `if_then_else` that depend on no axis, if there are any."""
-    for call in _selects(store):
+    for call in tir.selects_of(store.value):
         terms = [
             t for t in tir.conjuncts(call.args[0])
             if not (variables & tir.free_variables(t)) and not tir.loads_of(t)
@@ -148,7 +136,7 @@ def _invariant_condition(store: BufferStore, variables: set[Var]) -> tir.Expr | 
     return None
 
 
-def _assume(store: BufferStore, condition: tir.Expr, value: bool) -> BufferStore:
+def assume(store: BufferStore, condition: tir.Expr, value: bool) -> BufferStore:
     """The store with the terms of `condition` true, or with their conjunction false."""
     terms = tir.conjuncts(condition)
 

@@ -1,4 +1,4 @@
-"""LoopShift: loops of nests start at zero."""
+"""LoopShift: loops of nests start at zero and run more than once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dsa_compiler.emit.kernel_pass import KernelPass, Scope
 class LoopShift(KernelPass):
     """Normalise loop bounds: an instruction counts its extents from zero.
 
-    Preconditions: none. Loops over cores and tiles, annotated and parallel loops stay as they are.
+    A loop of one iteration disappears. Preconditions: none. Loops over cores and tiles, annotated and parallel loops stay as they are.
 
         for i in range(3, 3 + n): y[i] = x[i - 3]      before
         for i in range(n): y[i + 3] = x[i]             after
@@ -23,7 +23,7 @@ class LoopShift(KernelPass):
         """Shift every loop of the nest whose lower bound is not zero."""
         if isinstance(nest, For):
             body = self.rewrite(nest.body, scope)
-            return _shift(nest, body, scope) if tir.is_serial(nest) else tir.with_body(nest, body)
+            return _shift(nest, body) if tir.is_serial(nest) else tir.with_body(nest, body)
         if isinstance(nest, SeqStmt):
             new = [self.rewrite(s, scope) for s in nest.seq]
             return nest if all(a.same_as(b) for a, b in zip(new, nest.seq, strict=True)) else tir.sequence(new)
@@ -35,7 +35,9 @@ class LoopShift(KernelPass):
         return nest
 
 
-def _shift(loop: For, body: Stmt, scope: Scope) -> For:
+def _shift(loop: For, body: Stmt) -> Stmt:
+    if tir.constant(loop.extent) == 1:
+        return tir.substitute(body, {loop.loop_var: loop.min})
     if tir.constant(loop.min) == 0:
         return tir.with_body(loop, body)
     var = Var(loop.loop_var.name, loop.loop_var.ty)

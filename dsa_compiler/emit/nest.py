@@ -5,10 +5,11 @@ Everything after this reads the `Nest` only: axes, affine accesses, the predicat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import tvm_ffi
 from tvm import tirx
+from tvm.ir import Call, TensorLoad
 from tvm.tirx import BufferStore, For, Stmt, Var
 
 from dsa_compiler.emit import tir
@@ -72,7 +73,7 @@ def _same_expr(a: tir.Expr, b: tir.Expr) -> bool:
 
 @dataclass(frozen=True)
 class Condition:
-    """A term of a predicate: `var` is the one axis it is on, or None where it is on several."""
+    """A term of a predicate and the numbers of the axes that it is on."""
 
     expr: tir.Expr
     axes: tuple[int, ...]
@@ -82,18 +83,20 @@ class Condition:
 class Nest:
     """A perfect nest around one store.
 
-    `value` is the tree over `loads`; where `predicate` is not empty the store writes `value` where all its
-    terms hold and `otherwise` elsewhere (a padded copy). `guards` are conditions under which nothing is stored.
+    `value` is the tree over `loads`, whose expressions are `reads`. Where `predicate` is not empty, load number
+    `padded` reads `otherwise` wherever one of its terms does not hold. Where one of `guards` does not hold,
+    nothing is stored.
     """
 
     axes: tuple[Axis, ...]
     store: Access
     loads: tuple[Access, ...]
+    reads: tuple[TensorLoad, ...]
     value: Node
-    predicate: tuple[Condition, ...]
-    otherwise: float | int | None
-    guards: tuple[tir.Expr, ...]
-    stmt: Stmt
+    predicate: tuple[Condition, ...] = ()
+    padded: int = -1
+    otherwise: float | int | None = None
+    guards: tuple[Condition, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -110,13 +113,12 @@ def extract(stmt: Stmt, scope: Scope) -> Nest:
     guards, store = tir.peel_guards(body)
     if not isinstance(store, BufferStore):
         raise Unmatched("the nest has no single store at its centre")
-    if guards:
-        raise Unmatched("a guard is left on the store")
     loops, unit = _drop_unit_loops(loops)
     if unit:
         store = tir.substitute(store, unit)
+        guards = [tir.substitute(g, unit) for g in guards]
     axes = tuple(_axis(loop, scope) for loop in loops)
-    return _extract_store(stmt, store, axes)
+    return _extract_store(store, guards, axes)
 
 
 def _drop_unit_loops(loops: list[For]) -> tuple[list[For], dict[Var, tir.Expr]]:
@@ -131,27 +133,43 @@ def _axis(loop: For, scope: Scope) -> Axis:
     return Axis(loop.loop_var, extent, max(0, scope.upper(extent)))
 
 
-def _extract_store(stmt: Stmt, store: BufferStore, axes: tuple[Axis, ...]) -> Nest:
+def _extract_store(store: BufferStore, guards: list[tir.Expr], axes: tuple[Axis, ...]) -> Nest:
     variables = [a.var for a in axes]
-    value, predicate, otherwise = store.value, (), None
-    if tir.is_select(value) and not tir.loads_of(value.args[0]):
-        predicate, value, otherwise = _predicate(value, variables)
+    value, chosen = _without_padding(store.value)
     reader = Reader()
     tree = reader.read(value)
-    target = access(store.buffer, store.indices, variables)
-    loads = tuple(access(l.source, l.indices, variables) for l in reader.loads)
-    return Nest(axes, target, loads, tree, predicate, otherwise, (), stmt)
+    target = access(store.buffer, list(store.indices), variables)
+    loads = tuple(access(l.source, list(l.indices), variables) for l in reader.loads)
+    nest = Nest(axes, target, loads, tuple(reader.loads), tree, guards=_conditions(guards, variables))
+    if chosen is None:
+        return nest
+    terms = _conditions(tir.conjuncts(chosen.args[0]), variables)
+    slot = reader.read(chosen.args[1]).slot
+    return replace(nest, predicate=terms, padded=slot, otherwise=chosen.args[2].value)
 
 
-def _predicate(call: tir.Expr, variables: list[Var]) -> tuple[tuple[Condition, ...], tir.Expr, float | int]:
-    condition, value, other = call.args
-    if not isinstance(other, (tirx.IntImm, tirx.FloatImm)):
+def _without_padding(value: tir.Expr) -> tuple[tir.Expr, Call | None]:
+    """The value with its one padded load read everywhere, and the `if_then_else` that pads it."""
+    found = [c for c in tir.selects_of(value) if not tir.loads_of(c.args[0])]
+    if not found:
+        return value, None
+    call = found[0]
+    if len(found) > 1 or not isinstance(call.args[1], TensorLoad):
         raise Unmatched("a condition on loop variables chooses between two values")
-    terms = []
-    for term in tir.conjuncts(condition):
+    if not isinstance(call.args[2], (tirx.IntImm, tirx.FloatImm)):
+        raise Unmatched("a condition on loop variables chooses between two values")
+    if value.same_as(call):
+        return call.args[1], call
+    plain = tvm_ffi.structural_map(value, (Call, lambda c: c.args[1] if c.same_as(call) else c))
+    return plain, call
+
+
+def _conditions(terms: list[tir.Expr], variables: list[Var]) -> tuple[Condition, ...]:
+    found = []
+    for term in terms:
         used = tir.free_variables(term)
-        terms.append(Condition(term, tuple(n for n, v in enumerate(variables) if v in used)))
-    return tuple(terms), value, other.value
+        found.append(Condition(term, tuple(n for n, v in enumerate(variables) if v in used)))
+    return tuple(found)
 
 
 def access(buffer: Var, indices: list[tir.Expr], variables: list[Var]) -> Access:

@@ -11,15 +11,21 @@ from tvm.tirx import PrimFunc
 from dsa_compiler.emit.emission import Emission, Leftover
 from dsa_compiler.emit.if_promotion import IfPromotion
 from dsa_compiler.emit.kernel_pass import KernelPass
+from dsa_compiler.emit.loop_collapse import LoopCollapse
 from dsa_compiler.emit.loop_fission import LoopFission
+from dsa_compiler.emit.loop_partition import LoopPartition
 from dsa_compiler.emit.loop_shift import LoopShift
+from dsa_compiler.emit.pre_process import PreProcess
 from dsa_compiler.target import Target
 
 PIPELINE: tuple[Callable[[Target], KernelPass], ...] = (
     lambda target: LoopShift(),
     lambda target: LoopFission(),
+    lambda target: LoopCollapse(),
     lambda target: IfPromotion(),
-    lambda target: LoopShift(),            # again: IfPromotion gives loops lower bounds
+    lambda target: LoopPartition(),
+    lambda target: LoopShift(),            # again: the two before give loops lower bounds
+    lambda target: PreProcess(target),
 )
 
 

@@ -34,7 +34,7 @@ def _opcodes(dst: str, src: str) -> tuple[str, str | None]:
 def copies(nest: Nest, context: Context) -> Iterator[Plan]:
     """Plans of a nest whose value is one element read."""
     load, rounds = _copied(nest)
-    if load is None:
+    if load is None or nest.guards:
         return
     source = nest.loads[load.slot]
     plain, padded = _opcodes(nest.store.scope, source.scope)
@@ -150,7 +150,7 @@ def _fill(nest: Nest, fit: Fit, context: Context) -> Plan | None:
 
 def fills(nest: Nest, context: Context) -> Iterator[Plan]:
     """Plans of a nest that stores a constant."""
-    if not isinstance(nest.value, Const) or nest.predicate:
+    if not isinstance(nest.value, Const) or nest.predicate or nest.guards:
         return
     for opcode in ("load_fill", "store_fill", "prefetch_fill", "fill"):
         dst = context.part(opcode, "dst", nest.store)

@@ -33,7 +33,7 @@ class Window:
 
 def windows_to_rows(nest: Nest, context: Context) -> Iterator[Plan]:
     """The img2col move of a nest from l1 to l0a."""
-    if not isinstance(nest.value, Load) or nest.store.scope != "l0a" or context.definition("img2col") is None:
+    if not isinstance(nest.value, Load) or nest.guards or nest.store.scope != "l0a" or context.definition("img2col") is None:
         return
     source = nest.loads[nest.value.slot]
     if source.scope != "l1" or source.dtype != nest.store.dtype:

@@ -32,7 +32,7 @@ def _uncast(node: Node) -> Node:
 def products(nest: Nest, context: Context) -> Iterator[Plan]:
     """Plans of an accumulating product."""
     found = factors(nest)
-    if found is None or nest.store.scope != "l0c" or nest.predicate:
+    if found is None or nest.store.scope != "l0c" or nest.predicate or nest.guards:
         return
     lhs, rhs = found if found[0].scope == "l0a" else found[::-1]
     yield accumulate(nest, lhs, rhs, context)

@@ -36,7 +36,7 @@ def first_products(init: Nest, update: Nest, context: Context) -> tuple[Plan, Pl
 
 def require_same_region(init: Nest, update: Nest) -> None:
     """Raises `Unmatched` unless both nests write the same elements."""
-    if init.predicate or update.predicate or not init.store.buffer.same_as(update.store.buffer):
+    if init.predicate or init.guards or not init.store.buffer.same_as(update.store.buffer):
         raise Unmatched("the two nests write different buffers")
     same_base = all(
         tvm_ffi.structural_equal(a, b) for a, b in zip(init.store.base, update.store.base, strict=True)

@@ -52,7 +52,7 @@ def strip_widening(value: Node) -> Node:
 
 def elementwise(nest: Nest, context: Context) -> Iterator[Plan]:
     """Plans of a nest whose value is one operation on elements read."""
-    if nest.predicate:
+    if nest.predicate or nest.guards:
         return
     found = single(nest.value)
     if found is None:

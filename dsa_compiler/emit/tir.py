@@ -91,6 +91,13 @@ def loads_of(node: object) -> list[TensorLoad]:
     return found
 
 
+def selects_of(node: object) -> list[Call]:
+    """Every `if_then_else`, outermost first."""
+    found: list[Call] = []
+    tvm_ffi.structural_walk(node, [(Call, lambda c: found.append(c) if is_select(c) else None)])
+    return found
+
+
 def stores_of(node: object) -> list[BufferStore]:
     """Every store, in order of occurrence."""
     found: list[BufferStore] = []
