@@ -58,9 +58,9 @@ def reshaped_orders(
 
 
 def _with_units(wide: list[int], shape: tuple[int, ...]) -> Order:
-    """Insert the axes of extent 1 into an order of the others, each before the axis that follows it in `shape`."""
+    """Insert the axes of extent 1 into an order of the others, each behind the axis that precedes it in `shape`."""
     result = list(wide)
-    for axis in reversed(range(len(shape))):
-        if shape[axis] == 1:
-            result.insert(result.index(axis + 1) if axis + 1 < len(shape) else len(result), axis)
+    for axis, extent in enumerate(shape):
+        if extent == 1:
+            result.insert(result.index(axis - 1) + 1 if axis else 0, axis)
     return tuple(result)

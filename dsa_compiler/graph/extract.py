@@ -65,7 +65,7 @@ class _Extraction:
         )
         used = {v.tensor for layer in layers for v in (*layer.inputs, layer.output)} | set(inputs) | set(outputs)
         tensors = {
-            n: replace(t, dense=t.role != "activation" or n in self._storage.dense)
+            n: replace(t, dense=self._storage.is_dense(t))
             for n, t in self._tensors.items()
             if n in used
         }
@@ -127,6 +127,10 @@ class _Extraction:
         `readable` is `value`, or the value one step before it that a view expresses.
         """
         like = self._tensors[value.tensor]
+        if readable is not value:
+            placed = self._placed_permuted(value, var, like)
+            if placed is not None:
+                return placed
         target = self._activation(var.name, like, value.shape)
         if self._storage.place(value, target):
             return target
@@ -135,6 +139,21 @@ class _Extraction:
             out = target.then("reshape", readable.shape)
         self._copy(var, readable, out, like.dtype)
         return target
+
+    def _placed_permuted(self, value: Lazy, var: Any, like: Tensor) -> Lazy | None:
+        """Return `value` as a permutation of a new tensor that its producer can write; None if there is none.
+
+        Which axis is innermost in the tensor is free: the producer needs its own innermost axis there.
+        """
+        rank = len(value.shape)
+        for last in reversed(range(rank)):
+            order = [a for a in range(rank) if a != last] + [last]
+            target = self._activation(var.name, like, tuple(value.shape[a] for a in order))
+            seen = target.then("permute", [order.index(a) for a in range(rank)])
+            if self._storage.place(value, seen):
+                return seen
+            del self._tensors[target.tensor]
+        return None
 
     def _activation(self, name: str, like: Tensor, shape: tuple[int, ...]) -> Lazy:
         unique, n = name, 1

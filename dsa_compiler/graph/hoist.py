@@ -2,7 +2,8 @@
 
 Before: `relu(reshape(concat(conv a, conv b)))`. After: `reshape(concat(relu(conv a), relu(conv b)))`.
 An operator moves if its other operands are constants of one element, or vary along an axis that the data movement
-leaves alone, and if the moved data has no other use.
+leaves alone, and if the moved data has no other use. Before a reshape that only adds or drops axes of extent 1 it
+moves with any operand: `add(reshape(matmul), y)` becomes `reshape(add(matmul, reshape(y)))`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class _Hoist(Rewriter):
 
     def _moved(self, call: relax.Call, old: Any) -> Any:
         tensors = [i for i, a in enumerate(call.args) if isinstance(a, relax.Var)]
+        if len(tensors) == 2:
+            return self._with_tensor(call, tensors, old)
         constants = [a for a in call.args if is_constant(a)]
         if len(tensors) != 1 or shape_of(call.args[tensors[0]]) != shape_of(old):
             return None
@@ -46,6 +49,23 @@ class _Hoist(Rewriter):
             return self._before_reshape(call, place, inner, constants, old)
         if op_name(inner) == "concat":
             return self._before_concat(call, place, inner, constants, old)
+        return None
+
+    def _with_tensor(self, call: relax.Call, tensors: list[int], old: Any) -> Any:
+        """Move before a reshape of unit axes that one of two tensor operands of full shape went through."""
+        if len(call.args) != 2 or any(shape_of(a) != shape_of(old) for a in call.args):
+            return None
+        for place in reversed(tensors):
+            inner = self.sole_producer(call.args[place])
+            if op_name(inner) != "reshape" or not self._reaches_anchor(call.args[place]):
+                continue
+            source = shape_of(inner.args[0])
+            if [n for n in source if n != 1] != [n for n in shape_of(old) if n != 1]:
+                continue
+            other = self.emit(op.reshape(call.args[1 - place], list(source)))
+            args = [inner.args[0] if i == place else other for i in range(2)]
+            moved = self.emit(relax.Call(call.op, args, call.attrs, call.ty_args))
+            return op.reshape(moved, list(shape_of(old)))
         return None
 
     def _reaches_anchor(self, expr: Any) -> bool:

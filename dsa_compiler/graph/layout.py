@@ -48,6 +48,7 @@ class _SetLayout(Rewriter):
     def __init__(self, mod: tvm.IRModule) -> None:
         super().__init__(mod)
         self._laid: dict[Any, Laid] = {}
+        self._permutations: dict[tuple[Any, tuple[int, ...]], Any] = {}
 
     def _visit(self, binding: Any) -> None:
         """Rewrite one binding; `_laid` takes the place of the base class's table."""
@@ -92,9 +93,13 @@ class _SetLayout(Rewriter):
         value = constant_of(laid.expr)
         if value is not None:
             return make_constant(value.transpose(axes))
-        if _moves_only_units(shape_of(laid.expr), axes):
-            return self.emit(op.reshape(laid.expr, [shape_of(laid.expr)[a] for a in axes]))
-        return self.emit(op.permute_dims(laid.expr, axes))
+        key = (laid.expr, tuple(axes))
+        if key not in self._permutations:
+            shape = shape_of(laid.expr)
+            only_units = _moves_only_units(shape, axes)
+            moved = op.reshape(laid.expr, [shape[a] for a in axes]) if only_units else op.permute_dims(laid.expr, axes)
+            self._permutations[key] = self.emit(moved)
+        return self._permutations[key]
 
     def _plain(self, call: relax.Call, old: Any) -> Laid:
         """Rebuild a call on operands in their original order."""

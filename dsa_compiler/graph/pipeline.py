@@ -29,6 +29,7 @@ BEFORE_PRECISION: Final[tuple[Pass, ...]] = (
 AFTER_PRECISION: Final[tuple[Pass, ...]] = (
     set_layout,
     canonicalize,  # reshapes and permutations that the layout put side by side
+    hoist,  # residual additions behind reshapes that the layout left
     fold,
     fuse,
 )

@@ -51,7 +51,7 @@ class Storage:
         view, dense = self._resolve(value)
         if view is None or not rule(view):
             raise InternalError(f"{value} is no view that its layer can use", where="extract_layers")
-        if dense:
+        if dense and self._tensors[view.tensor].role == "activation":
             self.dense.add(view.tensor)
 
     def view(self, value: Lazy) -> View:
@@ -85,7 +85,8 @@ class Storage:
         if any(view is None or not rule(view) for (view, _), rule in resolved):
             del self._places[name]
             return False
-        self.dense.update(view.tensor for (view, dense), _ in resolved if dense and view is not None)
+        dense_names = {view.tensor for (view, dense), _ in resolved if dense and view is not None}
+        self.dense.update(n for n in dense_names if self._tensors[n].role == "activation")
         return True
 
     def rename(self, old: str, new: str) -> None:
@@ -112,18 +113,23 @@ class Storage:
 
     def _resolve(self, value: Lazy) -> tuple[View | None, bool]:
         """Return the view of the root tensor, and whether it needs that tensor dense."""
-        if value.tensor in self._places:
-            view, dense = self._resolve(self._places[value.tensor])
-        else:
-            view, dense = identity(value.tensor, self._tensors[value.tensor].shape), False
-        if view is None:
-            return None, False
-        columns = self._tensors[view.tensor].columns
-        for move in value.moves:
-            moved = apply(view, move)
-            if moved is None:
-                moved, dense = apply(flattened(view, columns), move), True
-            if moved is None:
-                return None, False
-            view = moved
+        root = self._tensors[self._root(value.tensor)]
+        dense = self.is_dense(root)
+        view = self._replayed(value, root, dense)
+        if view is None and not dense:
+            dense, view = True, self._replayed(value, root, True)
         return view, dense
+
+    def is_dense(self, tensor: Tensor) -> bool:
+        """Whether a tensor is stored without padding: rows of one element always are."""
+        return tensor.role != "activation" or tensor.name in self.dense or tensor.columns == 1
+
+    def _replayed(self, value: Lazy, root: Tensor, dense: bool) -> View | None:
+        if value.tensor in self._places:
+            view = self._replayed(self._places[value.tensor], root, dense)
+        else:
+            view = identity(root.name, root.shape)
+            view = flattened(view, root.columns) if dense else view
+        for move in value.moves:
+            view = apply(view, move) if view is not None else None
+        return view

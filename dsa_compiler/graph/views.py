@@ -21,8 +21,8 @@ class View:
     """A strided window on a tensor.
 
     Element v of the view is at row `offset[0] + sum(v[i] * strides[i][0])` and column
-    `offset[1] + sum(v[i] * strides[i][1])` of the tensor, in elements. A stride of (0, 0) repeats. In a tensor that is
-    stored dense, a column may run beyond the row's end: it then counts on in the next rows.
+    `offset[1] + sum(v[i] * strides[i][1])` of the tensor, in elements. A stride of (0, 0) repeats. Views of a tensor
+    that is stored dense count everything in columns: the row parts are 0 and a column runs on in the next rows.
     """
 
     tensor: str
@@ -70,11 +70,13 @@ def identity(tensor: str, shape: Sequence[int]) -> View:
 
 
 def is_identity(view: View, shape: Sequence[int]) -> bool:
-    """Whether `view` is the whole tensor of `shape`; strides of single elements do not count."""
+    """Whether `view` is the whole tensor of `shape` in order; strides of single elements do not count."""
     whole = identity(view.tensor, shape)
     if view.shape != whole.shape or view.offset != (0, 0):
         return False
-    return all(n == 1 or a == b for n, a, b in zip(view.shape, view.strides, whole.strides, strict=True))
+    columns = shape[-1] if shape else 1
+    pairs = zip(view.flat_strides(columns), whole.flat_strides(columns), strict=True)
+    return all(n == 1 or a == b for n, (a, b) in zip(view.shape, pairs, strict=True))
 
 
 @dataclass(frozen=True)

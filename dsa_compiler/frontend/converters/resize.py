@@ -116,6 +116,10 @@ def _resize(node: Node) -> Any:
     rounding = node.text("nearest_mode", "round_prefer_floor" if node.opset >= 11 else "floor")
     roi = node.value(1) if places_mode == "tf_crop_and_resize" else None
     rank = len(shape)
+    if mode == "nearest" and roi is None:
+        x = _repeated(node, x, extents, factors, places_mode, rounding)
+        shape = shape_of(x)
+        factors = [1.0 if shape[i] == extents[i] else f for i, f in enumerate(factors)]
     for axis in range(rank):
         if extents[axis] == shape[axis] and factors[axis] == 1.0 and roi is None:
             continue
@@ -135,15 +139,28 @@ def _resize(node: Node) -> Any:
     return x
 
 
+def _repeated(
+    node: Node, x: Any, extents: list[int], factors: list[float], places_mode: str, rounding: str
+) -> Any:
+    """Repeat, in one step, along every axis where each element appears equally often."""
+    shape = shape_of(x)
+    repeats = []
+    for axis, extent in enumerate(shape):
+        n = extents[axis] // extent
+        places = source_places(extent, extents[axis], factors[axis], places_mode, (0.0, 1.0))
+        index = nearest_index(places, extent, rounding)
+        repeats.append(n if n and np.array_equal(index, np.repeat(np.arange(extent), n)) else 1)
+    axes = [axis for axis, n in enumerate(repeats) if n > 1]
+    if not axes:
+        return x
+    split = [n for axis, extent in enumerate(shape) for n in ([extent, 1] if axis in axes else [extent])]
+    wide = [n for axis, extent in enumerate(shape) for n in ([extent, repeats[axis]] if axis in axes else [extent])]
+    y = node.emit(op.broadcast_to(node.emit(op.reshape(x, split)), wide))
+    return node.emit(op.reshape(y, [n * r for n, r in zip(shape, repeats, strict=True)]))
+
+
 def _nearest(node: Node, x: Any, axis: int, index: npt.NDArray[np.int64]) -> Any:
-    """Emit a repetition if each element repeats equally often, a slice if evenly spaced, else a take."""
-    shape = list(shape_of(x))
-    repeat = len(index) // shape[axis]
-    if repeat and np.array_equal(index, np.repeat(np.arange(shape[axis]), repeat)):
-        split = [*shape[: axis + 1], 1, *shape[axis + 1 :]]
-        wide = [*shape[: axis + 1], repeat, *shape[axis + 1 :]]
-        y = node.emit(op.broadcast_to(node.emit(op.reshape(x, split)), wide))
-        return node.emit(op.reshape(y, [*shape[:axis], shape[axis] * repeat, *shape[axis + 1 :]]))
+    """Emit a slice if the elements are evenly spaced, else a take."""
     steps = np.diff(index)
     if len(index) > 1 and steps[0] > 0 and np.all(steps == steps[0]):
         return node.emit(op.strided_slice(x, [axis], [int(index[0])], [int(index[-1]) + 1], [int(steps[0])]))
