@@ -4,6 +4,7 @@ An operand is `extents` and byte `strides`, outermost first, in three places of 
 `bits` bits. A *run* is what is contiguous; the *grid* are the places at which runs start.
 """
 
+# mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
 import numpy as np
@@ -165,7 +166,7 @@ def row_grid_bytes(address: int, step: int, rows: int, pieces: int, length: int,
 @njit(cache=True)  # type: ignore[untyped-decorator]
 def bank_mask(
     address: int, extents: np.ndarray, strides: np.ndarray, rank: int, bits: int, bank: int, banks: int
-) -> int:
+) -> np.uint64:
     """The banks that hold at least one byte of an operand, as bits.
 
     Dimensions whose stride is at most a bank skip none, so that their rows span an interval; the others have few rows.

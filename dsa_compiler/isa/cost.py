@@ -191,7 +191,8 @@ def vector_cycles(target: Target, rows: Any, row_bytes: Any, cost: str = "simple
     vector = target.engine.vector
     classes: Mapping[str, float] = {"slide": vector.cost["gather"] / 4, "stage": 2, **vector.cost}
     tree = np.log2(vector.width / reduced_itemsize) if reduced_itemsize else 0.0
-    return vector.startup + np.asarray(rows) * (vector.row_overhead + _up(row_bytes, vector.width) * classes[cost] + tree)
+    each = vector.row_overhead + _up(row_bytes, vector.width) * classes[cost] + tree
+    return vector.startup + np.asarray(rows) * each
 
 
 def window_cycles(target: Target, taps: Any, runs: Any, run_bytes: Any) -> Any:

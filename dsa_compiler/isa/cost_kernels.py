@@ -3,6 +3,7 @@
 Codes of scopes, engines, dtypes, roles and kinds are places in `SCOPES`, `ENGINES`, `DTYPES`, `ROLES` and `KINDS`.
 """
 
+# mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
 import math
@@ -102,7 +103,7 @@ def _by_index_bytes(m: Any, op: Any, s: int, d: int, rows: int) -> int:
 @njit(cache=True)  # type: ignore[untyped-decorator]
 def _img2col_bytes(m: Any, op: Any, s: int, d: int, window: np.ndarray) -> int:
     """Bytes of a window walk: the runs of taps, at least the padded l0a rows."""
-    _, scope, dtype, rank, address, extents, strides = op
+    _, scope, dtype, _, address, extents, strides = op
     bits = m.bits[dtype[s]]
     pixel = row_bytes(extents[s, 2], bits)
     rows = extents[d, 0]
@@ -288,7 +289,7 @@ def _flags_cost(m: Any, kinds: np.ndarray, first: int, count: int) -> float:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
-def _l1_banks(m: Any, op: Any, first: int, count: int) -> int:
+def _l1_banks(m: Any, op: Any, first: int, count: int) -> np.uint64:
     """Banks of all operands in l1."""
     _, scope, dtype, rank, address, extents, strides = op
     mask = np.uint64(0)

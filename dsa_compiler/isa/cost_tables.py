@@ -100,7 +100,7 @@ def _port(target: Target, engine: str) -> float:
 
 
 def _by_code(values: Sequence[float], dtype: type) -> np.ndarray:
-    result = np.zeros(max(d.code for d in TABLE) + 1, dtype)
+    result: np.ndarray = np.zeros(max(d.code for d in TABLE) + 1, dtype)
     for definition, value in zip(TABLE, values, strict=True):
         result[definition.code] = value
     return result

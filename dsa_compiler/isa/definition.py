@@ -60,7 +60,8 @@ class AttrSpec:
 
     A float may be written as a whole number (with whole-number sources the arithmetic is then int32) or as
     "inf", "-inf", "nan". `length` is the length of the list (0: any), `least` the least value of an int or of the
-    members of ints and pads, `choices` the texts allowed.
+    members of ints and pads, `choices` the texts allowed (of a bool: that it must be
+    true, as listings rely on it).
     """
 
     name: str

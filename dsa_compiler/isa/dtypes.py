@@ -1,5 +1,6 @@
 """Element types of operands: names, codes, sizes, and the NumPy types that carry their values."""
 
+# mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
 import ml_dtypes

@@ -6,6 +6,7 @@ remainder the dividend (RISC-V); a shift by an amount outside 0 to 31 shifts eve
 give NaN where a source is NaN (IEEE 754-2019 maximum); `round` goes half to even.
 """
 
+# mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
 import math
@@ -14,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dsa_compiler.isa.convert import INT32, common, is_whole, to_float, widen
+from dsa_compiler.isa.convert import INT32, common, to_float, widen
 from dsa_compiler.isa.definition import Arrays, Attrs, Semantics
-from dsa_compiler.isa.special import erf, gelu
 
 Unary = Callable[[np.ndarray], np.ndarray]
 Binary = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -52,7 +52,7 @@ def with_value(function: Binary) -> Semantics:
     return semantics
 
 
-def meet(src: np.ndarray, value: Any) -> tuple[np.ndarray, np.ndarray]:
+def meet(src: np.ndarray, value: Any) -> tuple[np.ndarray, Any]:
     """A widened source and a constant in one type; a constant that is written whole leaves whole sources whole."""
     if src.dtype == INT32 and isinstance(value, int):
         return src, np.int64(value).astype(INT32)
@@ -242,5 +242,3 @@ def dequantize(arrays: Arrays, attrs: Attrs) -> np.ndarray:
 def requantize(arrays: Arrays, attrs: Attrs) -> np.ndarray:
     """round(src * src2) + zero_point."""
     return np.rint(to_float(arrays["src"]) * to_float(arrays["src2"])) + np.float32(attrs["zero_point"])
-
-

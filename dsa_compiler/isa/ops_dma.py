@@ -5,6 +5,7 @@ row gather takes row index[i] of `src` (a source of rank 3 is numbered plane by 
 puts row i of `src` into row index[i] of `dst`, the last of several winning.
 """
 
+# mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
 import numpy as np
@@ -50,7 +51,7 @@ def checked_index(index: np.ndarray, rows: int) -> np.ndarray:
     """The index itself; raises `UserError` where it leaves 0 .. rows - 1."""
     if index.size and (int(index.min()) < 0 or int(index.max()) >= rows):
         bad = index[(index < 0) | (index >= rows)].flat[0]
-        raise UserError(f"index {int(bad)} is outside 0 to {rows - 1}", where="gather", action="correct the index operand")
+        raise UserError(f"index {int(bad)} is outside 0 to {rows - 1}", where="gather", action="correct the index")
     return index
 
 
@@ -67,7 +68,9 @@ def fill(arrays: Arrays, attrs: Attrs) -> np.ndarray:
     return np.full(arrays["dst"].shape, value if isinstance(value, int) else float(value), dtype)
 
 
-def _operands(src: tuple[str, ...], dst: tuple[str, ...], ranks: tuple[int, ...] = (1, 2, 3)) -> tuple[OperandSpec, ...]:
+def _operands(
+    src: tuple[str, ...], dst: tuple[str, ...], ranks: tuple[int, ...] = (1, 2, 3)
+) -> tuple[OperandSpec, ...]:
     return OperandSpec("dst", dst, (), ranks), OperandSpec("src", src, (), ranks)
 
 

@@ -5,13 +5,14 @@ payload, and each payload element moves with its key; equal keys are ordered by 
 stable when the payload is the position. The payload has the keys' dtype (float32 counts exactly to 2**24).
 
 `sort_stage` is one stage of a bitonic network along the rows: elements i and i + distance (for each i with
-i & distance == 0) are put in order, ascending where i & direction == 0 (always, if direction is 0), otherwise descending;
-`descending` exchanges the two. A full ascending sort of n = 2**p runs direction = 2, 4, .., n and for each of them
-distance = direction / 2, .., 2, 1.
+i & distance == 0) are put in order, ascending where i & direction == 0 (always, if direction is 0), otherwise
+descending; `descending` exchanges the two. A full ascending sort of n = 2**p runs direction = 2, 4, ..,
+n and for each of them distance = direction / 2, .., 2, 1.
 
 `topk_merge` gives the first of the merge of two sources that are each sorted in the order named, as many as dst holds.
 """
 
+# mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
 import numpy as np
@@ -52,9 +53,10 @@ def reverse(arrays: Arrays, attrs: Attrs) -> np.ndarray:
 def iota(arrays: Arrays, attrs: Attrs) -> np.ndarray:
     """start, start + step, .. along each row."""
     shape, start, step = arrays["dst"].shape, attrs["start"], attrs["step"]
-    dtype = INT32 if isinstance(start, int) and isinstance(step, int) else np.dtype(np.float32)
-    row = np.arange(shape[-1], dtype=dtype) * dtype.type(step) + dtype.type(start)
-    return np.broadcast_to(row, shape)
+    whole = isinstance(start, int) and isinstance(step, int)
+    dtype = np.dtype(np.int32 if whole else np.float32)
+    row = np.multiply(np.arange(shape[-1]).astype(dtype), dtype.type(step))
+    return np.broadcast_to(row + dtype.type(start), shape)
 
 
 def lookup(arrays: Arrays, attrs: Attrs) -> np.ndarray:
@@ -100,7 +102,7 @@ def topk_merge(arrays: Arrays, attrs: Attrs) -> np.ndarray:
         keys = source[..., 0, :] if payload else source
         before, after = keys[..., :-1], keys[..., 1:]
         if bool(np.any(_precedes(before, after) if falling else _precedes(after, before))):
-            raise UserError(f"{role} is not sorted", where="topk_merge", action="sort both sources in the merge's order")
+            raise UserError(f"{role} is not sorted", where="topk_merge", action="sort it in the merge's order")
     both = np.concatenate(sources, axis=-1)
     keys = both[..., 0:1, :] if payload else both
     order = np.lexsort((both[..., 1:2, :], _rank(keys, falling)), axis=-1) if payload else _rank_order(keys, falling)
@@ -127,8 +129,9 @@ LAYOUT = (
           "The two axes exchanged.", check=transposed, tags=_TAGS),
     OpDef("interleave", 0xE9, "vector", "gather", (*_PAIR, vector_src("src2")), interleave,
           "src and src2 by turns along the rows.", check=interleaved, tags=_TAGS),
-    OpDef("deinterleave", 0xEA, "vector", "gather", _PAIR, deinterleave, "Every other element of the rows, from `phase`.",
-          (AttrSpec("phase", "int"),), check=deinterleaved, tags=_TAGS),
+    OpDef("deinterleave", 0xEA, "vector", "gather", _PAIR, deinterleave,
+          "Every other element of the rows, from `phase`.", (AttrSpec("phase", "int"),), check=deinterleaved,
+          tags=_TAGS),
     OpDef("slide", 0xEB, "vector", "slide",
           (OperandSpec("dst", ("l1",), (), (1, 2)), OperandSpec("src", ("l1",), (), (1, 2), aligned_base=False)), copy,
           "Copy from an element-aligned base.", check=same_extents, tags=_TAGS),

@@ -43,7 +43,7 @@ MOVE = (
     OpDef(
         "img2col", 0x2C, "move", "img2col",
         (OperandSpec("dst", ("l0a",), (), (2,)), OperandSpec("src", ("l1",), (), (3,), aligned_strides=False)), unfold,
-        "Walk a window over a channel-last tensor: rows are output pixels, columns (kernel row, kernel column, channel).",
+        "Walk a window over a channel-last tensor: rows are output pixels, columns (kernel row, column, channel).",
         (*WINDOW, AttrSpec("zero_point", "int")), "img2col_move", all_of(same_dtype, img2col), _TAGS,
     ),
 )  # fmt: skip

@@ -4,6 +4,7 @@ Source [h, w, c], result [oh, ow, c], weights [kernel h, kernel w, c]; the resul
 the padding take no part: a maximum of none is the least value (-inf for floats), a sum or product of none is 0.
 """
 
+# mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from dsa_compiler.isa.shapes import window_grid, windowed
 _Tap = tuple[tuple[int, int], tuple[slice, slice], tuple[slice, slice]]
 _RANK3 = (3,)
 _TAPS = AttrSpec("taps", "int", least=1)
-_MACS = AttrSpec("macs", "bool")
+_MACS = AttrSpec("macs", "bool", choices=("true",))
 _ZERO_POINTS = (AttrSpec("zero_a", "int", required=False), AttrSpec("zero_b", "int", required=False))
 
 
@@ -47,7 +48,8 @@ def pool_max(arrays: Arrays, attrs: Attrs) -> np.ndarray:
     src = arrays["src"]
     least = np.iinfo(src.dtype).min if is_whole(src) and src.dtype != np.bool_ else -np.inf
     source = widen(src)
-    result = np.full((*window_grid(src.shape, attrs), src.shape[2]), 0 if src.dtype == np.bool_ else least, source.dtype)
+    lowest = 0 if src.dtype == np.bool_ else least
+    result = np.full((*window_grid(src.shape, attrs), src.shape[2]), lowest, source.dtype)
     for _, (out_y, out_x), (in_y, in_x) in walk(src.shape, attrs):
         part = result[out_y, out_x]
         np.maximum(part, source[in_y, in_x], out=part)

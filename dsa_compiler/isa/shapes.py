@@ -73,8 +73,6 @@ def padded(operands: Operands, attrs: Attrs) -> str | None:
 
 def transposed(operands: Operands, attrs: Attrs) -> str | None:
     """The destination's extents are the source's exchanged."""
-    if attrs.get("transpose") is False:
-        return "transpose is false: the instruction always transposes"
     src, dst = operands["src"].extents, operands["dst"].extents
     return None if dst == src[::-1] else f"src is {text(src)}, dst is {text(dst)}: dst must be {text(src[::-1])}"
 
@@ -167,7 +165,8 @@ def reduced(operands: Operands, attrs: Attrs) -> str | None:
         return f"src has rank {len(src)}: no {attrs['reduce']} reduction"
     wanted = list(src)
     wanted[axis] = 1
-    return None if dst == tuple(wanted) else f"dst is {text(dst)}, the reduction of {text(src)} is {text(tuple(wanted))}"
+    result = text(tuple(wanted))
+    return None if dst == tuple(wanted) else f"dst is {text(dst)}, the reduction of {text(src)} is {result}"
 
 
 def scanned(operands: Operands, attrs: Attrs) -> str | None:
@@ -229,6 +228,14 @@ def looked_up(operands: Operands, attrs: Attrs) -> str | None:
     """src and dst agree; the table is one row."""
     src, dst = operands["src"].extents, operands["dst"].extents
     return None if src == dst else f"src is {text(src)}, dst is {text(dst)}: extents must agree"
+
+
+def counted(operands: Operands, attrs: Attrs) -> str | None:
+    """A scalar entry has an operation for each element at least."""
+    least = max(prod(o.extents) for role, o in operands.items() if role in ("dst", "index"))
+    if "index" in operands:
+        least = prod(operands["index"].extents)
+    return f"ops is {attrs['ops']}, {least} elements need as many" if attrs["ops"] < least else None
 
 
 def one_of_many(operands: Operands, attrs: Attrs) -> str | None:
