@@ -105,6 +105,20 @@ class Timing:
         number = dict.fromkeys(CORE_ENGINES, target.cores) | {"prefetch": target.clusters}
         return {engine: cycles / (number[engine] * length) for engine, cycles in self.busy_by_engine().items()}
 
+    @property
+    def overlap(self) -> float:
+        """Mean number of engines that are occupied at once while any is; 1.0 would be a serial run."""
+        used = (self.end > self.start) & (self.queues.kind != BARRIER)
+        if not used.any():
+            return 0.0
+        starts, ends = self.start[used], self.end[used]
+        times = np.concatenate([starts, ends])
+        order = np.argsort(times, kind="stable")
+        active = np.cumsum(np.repeat([1, -1], len(starts))[order])[:-1]
+        length = np.diff(times[order])
+        occupied = float(length[active > 0].sum())
+        return float((active * length).sum()) / occupied if occupied else 0.0
+
     def busy_by_queue(self) -> dict[str, float]:
         """Occupied cycles of each queue that was used, by its name."""
         used = np.flatnonzero(np.diff(self.queues.first))
