@@ -216,17 +216,16 @@ class _Model:
             yield replace(base, panel=1, stream_a=True, ring_a=3, ring_b=2)
 
     def _core_splits(self, chunks: int) -> list[tuple[int, int, int]]:
+        """Cores by (batch, m, n): no more than there is work along each, and no fewer in all than half the best."""
         cores, p = self.target.cores, self.p
-        pieces = p.images * p.out_height * p.out_width
-        splits = []
-        for gb in _divisors(cores):
-            if gb > 1 and gb > p.batches * 2 - 1:
-                continue
-            for gm in _divisors(cores // gb):
-                gn = cores // gb // gm
-                if (gm == 1 or gm < 2 * pieces) and gn <= max(1, 2 * chunks - 1):
-                    splits.append((min(gb, p.batches), gm, min(gn, chunks)))
-        return sorted(set(splits))
+        pixels = p.images * p.out_height * p.out_width
+        splits = {
+            (min(gb, p.batches), min(gm, pixels), min(cores // gb // gm, chunks))
+            for gb in _divisors(cores)
+            for gm in _divisors(cores // gb)
+        }
+        most = max(gb * gm * gn for gb, gm, gn in splits)
+        return sorted(s for s in splits if 2 * s[0] * s[1] * s[2] >= most)
 
     # ---- costs -----------------------------------------------------------------------------------------------
     def l1_bytes(self, t: MatrixTiling) -> int:

@@ -91,7 +91,8 @@ Compute = Callable[[TileContext], Stmt]
 class TileKernel:
     """Builds the PrimFunc of one layer on tiles.
 
-    `fill` pads the innermost dimension of every tile up to whole L1 rows with zeros, so that rows join into
+    `out_varies` are the axes of the result; those reduced away are not among them, and have to be whole in a tile.
+    `compute` None copies the first operand. `fill` pads the innermost dimension of every tile up to whole L1 rows with zeros, so that rows join into
     long runs; results of the padding are never stored.
     """
 
@@ -101,14 +102,16 @@ class TileKernel:
         operands: Sequence[TileOperand],
         out: Buffer,
         out_index: Callable[[Coordinates], Sequence[Expr]],
-        compute: Compute,
+        compute: Compute | None,
         target: Target,
         *,
         fill: bool = False,
         ring: int = 2,
+        out_varies: frozenset[int] | None = None,
     ) -> None:
         self.space, self.operands, self.out, self.out_index = space, tuple(operands), out, out_index
         self.compute, self.target, self.fill, self.ring = compute, target, fill, ring
+        self.out_varies = frozenset(range(len(space.extents))) if out_varies is None else out_varies
         self.total = 1
         for count in space.counts:
             self.total *= count
@@ -124,7 +127,8 @@ class TileKernel:
         number = core * self.per_core + step
         starts = self._starts(number)
         context, stmts = self._context(starts)
-        body = sequence(*stmts, self.compute(context), self._store(context, starts))
+        work = self.compute(context) if self.compute is not None else None
+        body = sequence(*stmts, work, self._store(context, starts))
         return when([below(number, self.total, self.space.cores * self.per_core - 1)], body)
 
     def _starts(self, number: Expr) -> list[Expr]:
@@ -154,8 +158,11 @@ class TileKernel:
             tile = self._buffer(f"in{number}", operand.dtype, operand.varies, extent)
             tiles.append(tile)
             stmts += [allocate(tile, self.ring), self._load(tile, operand, starts, extent)]
-        out = self._buffer("out1", str(self.out.dtype), frozenset(range(len(starts))), extent)
-        stmts.append(allocate(out, self.ring))
+        if self.compute is None:
+            out = tiles[0]
+        else:
+            out = self._buffer("out1", str(self.out.dtype), self.out_varies, extent)
+            stmts.append(allocate(out, self.ring))
         context = TileContext(
             tuple(tiles), out, axes, lambda i: self._inside(starts, i, inner=not self.fill),
             lambda n, i: tiles[n][tuple(self._place(self.operands[n].varies, i))], self._scratch,
@@ -204,11 +211,11 @@ class TileKernel:
         return nest(axes, element)
 
     def _store(self, context: TileContext, starts: list[Expr]) -> Stmt:
-        axes = [(f"i{a}", e) for a, e in enumerate(self.space.tile)]
+        axes = [(f"i{a}", e if a in self.out_varies else 1) for a, e in enumerate(self.space.tile)]
 
         def element(*indices: Expr) -> Stmt:
-            at = [s + i for s, i in zip(starts, indices, strict=True)]
-            guards = self._inside(starts, indices, inner=True)
+            at = [s + i if a in self.out_varies else integer(0) for a, (s, i) in enumerate(zip(starts, indices, strict=True))]
+            guards = self._inside(starts, indices, inner=True, axes=self.out_varies)
             return when(guards, store(self.out, self.out_index(at), context.out[tuple(indices)]))
 
         return nest(axes, element)

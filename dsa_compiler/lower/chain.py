@@ -1,0 +1,69 @@
+"""The elementwise part of a layer as one expression of its anchor's result and its other operands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dsa_compiler.graph.layers import Layer, OpCall
+from dsa_compiler.lower.expression import apply, computation_dtype
+from dsa_compiler.lower.tir import Expr, cast, constant
+
+VECTOR_FREE = frozenset({"astype", "copy"})
+
+
+@dataclass(frozen=True)
+class Chain:
+    """`value(anchor, operands)` is one element of the result; `operands` are the layer's inputs `inputs`, in order.
+
+    `operations` counts vector instructions, roughly. `identity` says that nothing is computed.
+    """
+
+    value: Callable[[Expr | None, Sequence[Expr]], Expr]
+    inputs: tuple[int, ...]
+    operations: int
+
+    @property
+    def identity(self) -> bool:
+        """Whether the result is the anchor's, but for its dtype."""
+        return self.operations == 0
+
+
+def chain_after(layer: Layer, start: int) -> Chain:
+    """The calls after `start`, whose result is the anchor (-1: no anchor, all calls)."""
+    calls = layer.calls
+    used = sorted({int(v) for c in calls[start + 1 :] for k, v in c.args if k == "input"})
+    places: Mapping[int, int] = {number: place for place, number in enumerate(used)}
+
+    def value(anchor: Expr | None, operands: Sequence[Expr]) -> Expr:
+        results: dict[int, Expr] = {}
+        if anchor is not None:
+            results[start] = anchor
+        for number in range(start + 1, len(calls)):
+            results[number] = _element(calls[number], results, operands, places)
+        return results[len(calls) - 1]
+
+    operations = sum(c.op not in VECTOR_FREE for c in calls[start + 1 :])
+    return Chain(value, tuple(used), operations)
+
+
+def _element(
+    call: OpCall, results: Mapping[int, Expr], operands: Sequence[Expr], places: Mapping[int, int]
+) -> Expr:
+    raw = [_argument(kind, value, results, operands, places) for kind, value in call.args]
+    known = [r for r in raw if r is not None]
+    dtype = str(known[-1].ty.dtype) if known else computation_dtype(call.dtype)
+    args = [r if r is not None else constant(v, dtype) for r, (_, v) in zip(raw, call.args, strict=True)]
+    return args[0] if call.op == "copy" else apply(call, args)
+
+
+def _argument(
+    kind: str, value: float, results: Mapping[int, Expr], operands: Sequence[Expr], places: Mapping[int, int]
+) -> Expr | None:
+    """The expression of an argument in its computation dtype; None for a number, whose dtype others decide."""
+    if kind == "call":
+        return results[int(value)]
+    if kind == "input":
+        element = operands[places[int(value)]]
+        return cast(element, computation_dtype(str(element.ty.dtype)))
+    return None

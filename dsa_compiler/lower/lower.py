@@ -1,0 +1,39 @@
+"""From a layer to its kernel: the template of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from dsa_compiler.errors import Infeasible
+from dsa_compiler.graph.layers import Layer, LayerGraph
+from dsa_compiler.lower.binding import LoweredKernel
+from dsa_compiler.lower.matrix_layer import lower_matrix_layer
+from dsa_compiler.lower.reduce_layer import lower_norm_layer, lower_reduce_layer, lower_softmax_layer
+from dsa_compiler.lower.tile_layer import lower_copy_layer, lower_elementwise_layer
+from dsa_compiler.lower.window_layer import lower_window_layer
+from dsa_compiler.target import Target
+
+Template = Callable[..., LoweredKernel]
+
+TEMPLATES: Mapping[str, Template] = {
+    "conv2d": lower_matrix_layer,
+    "matmul": lower_matrix_layer,
+    "depthwise": lower_window_layer,
+    "pool": lower_window_layer,
+    "softmax": lower_softmax_layer,
+    "norm": lower_norm_layer,
+    "reduce": lower_reduce_layer,
+    "elementwise": lower_elementwise_layer,
+    "movement": lower_copy_layer,
+}
+
+
+def lower_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0) -> LoweredKernel:
+    """The kernel of `layer` on all cores, operands and result in ddr; `rank` counts choices refused so far.
+
+    Raises `Infeasible` if no template takes the layer, or no tiling fits.
+    """
+    template = TEMPLATES.get(layer.kind)
+    if template is None:
+        raise Infeasible(f"layers of kind {layer.kind}", 1, 0, where="lower")
+    return template(layer, graph, target, rank=rank)

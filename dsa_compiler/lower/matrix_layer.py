@@ -1,0 +1,288 @@
+"""Convolutions and matrix products of a graph as problems for the matrix kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from tvm import tirx
+
+from dsa_compiler.errors import Infeasible, InternalError
+from dsa_compiler.graph.layers import Layer, LayerGraph
+from dsa_compiler.graph.views import View
+from dsa_compiler.isa.dtypes import item_bytes
+from dsa_compiler.lower.binding import (
+    LoweredKernel,
+    Parameter,
+    constant_parameter,
+    materialize,
+    reach,
+    varying,
+)
+from dsa_compiler.lower.chain import chain_after
+from dsa_compiler.lower.matrix_kernel import (
+    Extra,
+    MatrixKernel,
+    MatrixOperands,
+    MatrixProblem,
+    MatrixTiling,
+    Point,
+    ceil_div,
+)
+from dsa_compiler.lower.matrix_tiling import MatrixTraffic, choose_matrix_tiling
+from dsa_compiler.lower.tir import Expr, integer
+from dsa_compiler.lower.weights import chunk_bias, chunk_weights
+from dsa_compiler.target import Target
+
+
+@dataclass(frozen=True)
+class _Form:
+    """A layer as a problem: where a point lies in the output's view, and how the operands are indexed."""
+
+    problem: MatrixProblem
+    a: View
+    a_at: Callable[[Expr, Expr, Expr, Expr, Expr], list[Expr]]
+    out_at: Callable[[Point], list[Expr]]
+    out_axes: tuple[str, ...]
+    weights: np.ndarray | None
+    b: View | None = None
+    b_at: Callable[[Expr, Expr, Expr], list[Expr]] | None = None
+    a_transposed: bool = False
+    b_transposed: bool = False
+    joined: bool = False
+
+    def seen(self, view: View) -> View:
+        """A view of the output's shape as this form indexes it: with one row dimension if rows are joined."""
+        flat = join_rows(view) if self.joined else view
+        if flat is None:
+            raise InternalError(f"{view} does not join", where="lower.matrix_layer")
+        return flat
+
+
+def lower_matrix_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0, tiling: MatrixTiling | None = None) -> LoweredKernel:
+    """The kernel of a conv2d or matmul layer, with the tiling of that rank unless one is given.
+
+    Raises `Infeasible` if no tiling fits.
+    """
+    form = _conv_form(layer, graph, target) if layer.kind == "conv2d" else _product_form(layer, graph)
+    bias, start = _bias(layer, graph, form)
+    chain = chain_after(layer, start)
+    out_dtype = graph.tensors[layer.output.tensor].dtype
+    a_dtype = graph.tensors[form.a.tensor].dtype
+    problem = replace(form.problem, dtype=a_dtype, accumulator="int32" if a_dtype in ("int8", "uint8") else "float32")
+    extras = [form.seen(layer.inputs[i]) for i in chain.inputs]
+    large = sum(1 for v in extras if math.prod(v.shape[d] for d in varying(v)) * 4 > math.prod(v.shape))
+    traffic = MatrixTraffic(
+        out_dtype, large, max(1, chain.operations), form.weights is not None, bias is not None,
+        form.a_transposed, form.b_transposed,
+    )  # fmt: skip
+    chosen = tiling or choose_matrix_tiling(problem, traffic, target, rank=rank)
+    return _build(layer, graph, target, form, problem, chosen, bias, chain, extras)
+
+
+def _pitch(target: Target) -> Callable[[int, str], int]:
+    return lambda extent, dtype: target.pitch(extent, item_bytes(dtype))
+
+
+def _build(layer, graph, target, form, problem, tiling, bias, chain, extras) -> LoweredKernel:  # type: ignore[no-untyped-def]
+    pitch = _pitch(target)
+    a = reach("a", form.a, graph, target)
+    out = reach("out", form.seen(layer.output), graph, target)
+    parameters = [Parameter(a.buffer, form.a.tensor)]
+    operands = MatrixOperands(
+        a.buffer, lambda *at: a.index(form.a_at(*at)), None, None, out.buffer, lambda p: out.index(form.out_at(p)),
+        a_transposed=form.a_transposed, b_transposed=form.b_transposed,
+    )  # fmt: skip
+    plan = MatrixKernel(problem, tiling, operands, pitch)
+    if form.weights is not None:
+        weights = constant_parameter("b", chunk_weights(form.weights, plan), problem.dtype)
+        parameters.append(weights)
+        operands = replace(operands, b=weights.buffer)
+    else:
+        b = reach("b", form.b, graph, target)
+        parameters.append(Parameter(b.buffer, form.b.tensor))
+        operands = replace(operands, b=b.buffer, b_index=lambda *at: b.index(form.b_at(*at)))
+    if bias is not None:
+        values = constant_parameter("bias", chunk_bias(bias, plan), "float32")
+        parameters.append(values)
+        operands = replace(operands, bias=values.buffer)
+    operands = replace(operands, extras=tuple(_extras(extras, form, graph, target, parameters)))
+    if not chain.identity:
+        operands = replace(operands, epilogue=lambda acc, values: chain.value(acc, values))
+    parameters.append(Parameter(out.buffer, layer.output.tensor, written=True))
+    kernel = MatrixKernel(problem, tiling, operands, pitch)
+    func = kernel.build(layer.name, [p.buffer for p in parameters])
+    return LoweredKernel(layer.name, func, tuple(parameters), str(tiling))
+
+
+def _extras(
+    views: Sequence[View], form: _Form, graph: LayerGraph, target: Target, parameters: list[Parameter]
+) -> list[Extra]:
+    """The operands of the epilogue, each a parameter."""
+    result = []
+    for number, view in enumerate(views):
+        place = reach(f"extra{number}", view, graph, target)
+        tensor = graph.tensors[view.tensor]
+        value = np.ascontiguousarray(tensor.value) if tensor.value is not None else None
+        if value is not None:
+            place_buffer = place.buffer
+            value = value.reshape([int(s) for s in place_buffer.shape])
+            parameters.append(Parameter(place_buffer, value=value))
+        else:
+            parameters.append(Parameter(place.buffer, view.tensor))
+        varies = frozenset(c for d in varying(view) for c in form.out_axes[d])
+        result.append(Extra(place.buffer, lambda p, r=place: r.index(form.out_at(p)), varies))
+    return result
+
+
+# ---- bias ----------------------------------------------------------------------------------------------------
+def _bias(layer: Layer, graph: LayerGraph, form: _Form) -> tuple[np.ndarray | None, int]:
+    """The constant that the call after the anchor adds to each output channel, and the call to go on from."""
+    following = layer.master + 1
+    if following >= len(layer.calls) or layer.calls[following].op != "add":
+        return None, layer.master
+    users = [c for c in layer.calls[following:] if ("call", layer.master) in c.args]
+    if len(users) != 1 or sorted(k for k, _ in layer.calls[following].args) != ["call", "input"]:
+        return None, layer.master
+    number = next(int(v) for k, v in layer.calls[following].args if k == "input")
+    view = layer.inputs[number]
+    tensor = graph.tensors[view.tensor]
+    last = len(view.shape) - 1
+    if tensor.value is None or not varying(view) <= {last} or form.problem.batches > 1 and form.weights is None:
+        return None, layer.master
+    row = materialize(replace(view, shape=(view.shape[-1],), strides=view.strides[-1:]), tensor).astype(np.float32)
+    return row.reshape(form.problem.batches if layer.kind == "conv2d" else 1, -1), following
+
+
+# ---- convolutions --------------------------------------------------------------------------------------------
+def _conv_form(layer: Layer, graph: LayerGraph, target: Target) -> _Form:
+    call = layer.calls[layer.master]
+    data, kernel = (layer.inputs[int(v)] for _, v in call.args)
+    images, height, width, channels = data.shape
+    _, out_height, out_width, outputs = call.shape
+    kh, kw = kernel.shape[:2]
+    groups = int(call.attrs["groups"])
+    top, left, bottom, right = call.attrs["padding"]
+    per_group, out_group = channels // groups, outputs // groups
+    values = materialize(kernel, graph.tensors[kernel.tensor])
+    weights = values.reshape(kh, kw, per_group, groups, out_group).transpose(3, 0, 1, 2, 4)
+    unit = max(1, 8 // item_bytes(graph.tensors[data.tensor].dtype))
+    padded = ceil_div(per_group, unit) * unit
+    if padded != per_group and (groups > 1 or kh * kw == 1):
+        padded = per_group
+    problem = MatrixProblem(
+        groups, images, height, width, padded, out_height, out_width, out_group, (kh, kw),
+        tuple(call.attrs["strides"]), tuple(call.attrs["dilation"]), (top, left),
+        source_channels=per_group if padded != per_group else 0,
+    )  # fmt: skip
+    if padded != per_group:
+        weights = np.concatenate([weights, np.zeros((*weights.shape[:3], padded - per_group, out_group), weights.dtype)], 3)
+    plain = (kh, kw) == (1, 1) and problem.stride == (1, 1) and not any((top, left, bottom, right))
+    others = [v for i, v in enumerate(layer.inputs) if ("input", i) not in call.args]
+    pixels = join_rows(data)
+    if plain and pixels is not None and all(join_rows(v) is not None for v in [layer.output, *others]):
+        rows = images * height * width
+        flat = replace(problem, images=1, height=rows, width=1, out_height=rows, out_width=1)
+        return _row_form(flat, pixels, weights)
+
+    def a_at(b: Expr, image: Expr, y: Expr, x: Expr, c: Expr) -> list[Expr]:
+        return [image, y, x, c + b * per_group if groups > 1 else c]
+
+    def out_at(p: Point) -> list[Expr]:
+        return [p.image, p.y, p.x, p.n + p.b * out_group if groups > 1 else p.n]
+
+    axes = (("image",), ("y",), ("x",), ("b", "n") if groups > 1 else ("n",))
+    return _Form(problem, data, a_at, out_at, axes, weights)
+
+
+def join_rows(view: View) -> View | None:
+    """The view with all dimensions but the last as one, None where they do not count one sequence of rows."""
+    step: tuple[int, int] | None = None
+    inner = (0, 0)
+    for extent, stride in zip(reversed(view.shape[:-1]), reversed(view.strides[:-1]), strict=True):
+        if extent == 1:
+            continue
+        if step is None:
+            inner = stride
+        elif stride != step:
+            return None
+        step = (stride[0] * extent, stride[1] * extent)
+    rows = math.prod(view.shape[:-1])
+    return replace(view, shape=(rows, view.shape[-1]), strides=(inner, view.strides[-1]))
+
+
+def _row_form(problem: MatrixProblem, rows: View, weights: np.ndarray | None, right: View | None = None) -> _Form:
+    """A product of rows (m, k): 1x1 convolutions, and batches that share the right operand."""
+    groups, per_group, out_group = problem.batches, problem.channels, problem.out_channels
+    return _Form(
+        problem, rows, lambda b, _i, y, _x, c: [y, c + b * per_group if groups > 1 else c],
+        lambda p: [p.y, p.n + p.b * out_group if groups > 1 else p.n], (("y",), ("b", "n") if groups > 1 else ("n",)),
+        weights, right, lambda _b, k, n: [k, n],
+        b_transposed=right is not None and not right.contiguous(1), joined=True,
+    )  # fmt: skip
+
+
+# ---- products ------------------------------------------------------------------------------------------------
+def _product_form(layer: Layer, graph: LayerGraph) -> _Form:
+    call = layer.calls[layer.master]
+    if any(k != "input" for k, _ in call.args):
+        raise Infeasible("operands of a product that are computed", 1, 0, where="lower.matrix_layer")
+    left, right = (layer.inputs[int(v)] for _, v in call.args)
+    out_shape = call.shape
+    left, right = _with_batches(left, out_shape), _with_batches(right, out_shape)
+    rows, columns, k = out_shape[-2], out_shape[-1], left.shape[-1]
+    batch_dims = out_shape[:-2]
+    shared = all(n == 1 or s == (0, 0) for n, s in zip(batch_dims, right.strides[:-2], strict=True))
+    constant = graph.tensors[right.tensor].value is not None
+    a_transposed = not left.contiguous(len(left.shape) - 1)
+    extras = [v for i, v in enumerate(layer.inputs) if i not in {int(v) for _, v in call.args}]
+    joined = join_rows(left)
+    if shared and not a_transposed and joined is not None and all(join_rows(v) is not None for v in [layer.output, *extras]):
+        problem = MatrixProblem(1, 1, joined.shape[0], 1, k, joined.shape[0], 1, columns)
+        one = replace(right, shape=(k, columns), strides=right.strides[-2:])
+        if not constant:
+            return _row_form(problem, joined, None, one)
+        return _row_form(problem, joined, materialize(one, graph.tensors[right.tensor]).reshape(1, 1, 1, k, columns))
+    batches = math.prod(batch_dims)
+
+    def split(b: Expr) -> list[Expr]:
+        return _unflatten(b, batch_dims)
+
+    problem = MatrixProblem(batches, 1, rows, 1, k, rows, 1, columns)
+    weights = None
+    if constant:
+        values = np.broadcast_to(materialize(right, graph.tensors[right.tensor]), (*batch_dims, k, columns))
+        weights = values.reshape(batches, 1, 1, k, columns)
+    return _Form(
+        problem, left, lambda b, _i, y, _x, c: [*split(b), y, c], lambda p: [*split(p.b), p.y, p.n],
+        (*(("b",) for _ in batch_dims), ("y",), ("n",)), weights, right, lambda b, kk, n: [*split(b), kk, n],
+        a_transposed, not right.contiguous(len(right.shape) - 1),
+    )  # fmt: skip
+
+
+def _with_batches(view: View, out_shape: tuple[int, ...]) -> View:
+    """The view with the batch dimensions of the result, repeated where it has one or none."""
+    lead = len(out_shape) - len(view.shape)
+    shape = (1,) * lead + view.shape
+    strides = ((0, 0),) * lead + view.strides
+    wide = tuple(out_shape[d] if d < len(out_shape) - 2 else n for d, n in enumerate(shape))
+    steps = tuple((0, 0) if n == 1 and d < len(out_shape) - 2 else s for d, (n, s) in enumerate(zip(shape, strides, strict=True)))
+    return replace(view, shape=wide, strides=steps)
+
+
+def _unflatten(number: Expr, dims: tuple[int, ...]) -> list[Expr]:
+    """Indices along `dims` of a row-major number."""
+    result: list[Expr] = []
+    rest, outer = number, math.prod(dims)
+    for n in reversed(dims):
+        if n == 1:
+            result.insert(0, integer(0))
+            continue
+        outer //= n
+        result.insert(0, tirx.floormod(rest, integer(n)) if outer > 1 else rest)
+        rest = tirx.floordiv(rest, integer(n)) if outer > 1 else rest
+    return result
+
+

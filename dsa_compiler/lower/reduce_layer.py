@@ -1,0 +1,257 @@
+"""Softmax, normalisations and reductions of a graph: tiles that hold the reduced axes whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tvm import tirx
+
+from dsa_compiler.errors import Infeasible
+from dsa_compiler.graph.layers import Layer, LayerGraph
+from dsa_compiler.graph.views import View
+from dsa_compiler.isa.dtypes import item_bytes
+from dsa_compiler.lower.binding import LoweredKernel, Parameter, reach
+from dsa_compiler.lower.chain import chain_after
+from dsa_compiler.lower.expression import computation_dtype
+from dsa_compiler.lower.tile_kernel import TileContext, TileKernel, choose_tile
+from dsa_compiler.lower.tile_layer import RING, bind_operands
+from dsa_compiler.lower.tir import Buffer, Expr, Stmt, cast, constant, integer, nest, sequence, store, when
+from dsa_compiler.lower.window_kernel import lowest
+from dsa_compiler.target import Target
+
+Element = Callable[..., Expr]
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A tile seen by a computation over whole reduced axes: helpers that write nests."""
+
+    context: TileContext
+    reduced: frozenset[int]
+
+    def row(self, at: Sequence[Expr]) -> list[Expr]:
+        """`at` with the reduced axes at 0: the place of a statistic."""
+        return [integer(0) if a in self.reduced else i for a, i in enumerate(at)]
+
+    def each(self, target: Buffer, value: Element) -> Stmt:
+        """`target[at] = value(at)` for every element."""
+        return nest(
+            self.context.axes,
+            lambda *at: when(self.context.inside(at), store(target, list(at), cast(value(*at), str(target.dtype)))),
+        )
+
+    def each_row(self, target: Buffer, value: Element) -> Stmt:
+        """`target[row] = value(row)` for every row."""
+        axes = [(n, 1 if a in self.reduced else e) for a, (n, e) in enumerate(self.context.axes)]
+        inside = lambda at: [g for a, g in enumerate(self.context.inside(at)) if a not in self.reduced]  # noqa: E731
+        return nest(axes, lambda *at: when(inside(at), store(target, list(at), cast(value(*at), str(target.dtype)))))
+
+    def fold(self, target: Buffer, first: float, combine: Callable[[Expr, Expr], Expr], value: Element) -> Stmt:
+        """`target[row]` = all of `value(at)` of the row combined, from `first` on."""
+        dtype = str(target.dtype)
+        init = self.each_row(target, lambda *at: constant(first, dtype))
+        kept = [(n, e) for a, (n, e) in enumerate(self.context.axes) if a not in self.reduced]
+        inner = [(n, e) for a, (n, e) in enumerate(self.context.axes) if a in self.reduced]
+        order = [a for a in range(len(self.context.axes)) if a not in self.reduced]
+        order += sorted(self.reduced)
+
+        def element(*loops: Expr) -> Stmt:
+            by_axis = dict(zip(order, loops, strict=True))
+            at = [by_axis[a] for a in range(len(order))]
+            row = self.row(at)
+            result = combine(target[tuple(row)], cast(value(*at), dtype))
+            return when(self.context.inside(at), store(target, row, result))
+
+        return sequence(init, nest([*kept, *inner], element))
+
+    def statistic(self, name: str, dtype: str) -> tuple[Buffer, Stmt]:
+        """A buffer with one element a row."""
+        shape = [1 if a in self.reduced else e for a, (_, e) in enumerate(self.context.axes)]
+        return self.context.scratch(name, shape, dtype)
+
+    def whole(self, name: str, dtype: str) -> tuple[Buffer, Stmt]:
+        """A buffer as large as the tile."""
+        return self.context.scratch(name, [e for _, e in self.context.axes], dtype)
+
+
+def lower_softmax_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0) -> LoweredKernel:
+    """softmax or log_softmax along one axis, with its epilogue."""
+    call = layer.calls[layer.master]
+    data = layer.inputs[int(call.args[0][1])]
+    axis = int(call.attrs["axis"]) % len(data.shape)
+    logarithmic = call.op == "nn.log_softmax"
+
+    def compute(tile: _Tile, x: Element, finish: Element) -> Stmt:
+        source = str(tile.context.tiles[0].dtype)
+        top, a0 = tile.statistic("top", source)
+        e, a1 = tile.whole("powers", "float32" if source == "float32" else source)
+        total, a2 = tile.statistic("total", "float32")
+        share, a3 = tile.statistic("share", source)
+        wide = lambda v: cast(v, computation_dtype(source))  # noqa: E731
+        below_top = lambda *at: x(*at) - wide(top[tuple(tile.row(at))])  # noqa: E731
+        steps = [a0, tile.fold(top, lowest(source), tirx.max, x)]
+        if logarithmic:
+            steps += [a1, tile.each(e, lambda *at: tirx.exp(below_top(*at)))]
+            steps += [a2, tile.fold(total, 0.0, lambda a, b: a + b, lambda *at: e[tuple(at)])]
+            steps += [a3, tile.each_row(share, lambda *at: tirx.log(total[tuple(at)]))]
+            result = lambda *at: below_top(*at) - wide(share[tuple(tile.row(at))])  # noqa: E731
+        else:
+            steps += [a1, tile.each(e, below_top), tile.each(e, lambda *at: tirx.exp(wide(e[tuple(at)])))]
+            steps += [a2, tile.fold(total, 0.0, lambda a, b: a + b, lambda *at: e[tuple(at)])]
+            steps += [a3, tile.each_row(share, lambda *at: constant(1.0, "float32") / total[tuple(at)])]
+            result = lambda *at: wide(e[tuple(at)]) * wide(share[tuple(tile.row(at))])  # noqa: E731
+        return sequence(*steps, tile.each(tile.context.out, lambda *at: finish(result(*at), *at)))
+
+    return _lower(layer, graph, target, data, frozenset({axis}), (), compute, rank, temporaries=1)
+
+
+def lower_norm_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0) -> LoweredKernel:
+    """Layer, instance and root-mean-square normalisation over some axes, with the epilogue.
+
+    Raises `Infeasible` for a normalisation of another kind.
+    """
+    call = layer.calls[layer.master]
+    if call.op not in ("nn.layer_norm", "nn.instance_norm", "nn.rms_norm"):
+        raise Infeasible(f"normalisation {call.op}", 1, 0, where="lower.reduce_layer")
+    data, *factors = (layer.inputs[int(v)] for _, v in call.args)
+    axes = frozenset(int(a) % len(data.shape) for a in call.attrs["axes"])
+    centred = call.op != "nn.rms_norm"
+    count = math.prod(data.shape[a] for a in axes)
+    along = sorted(axes) if call.op != "nn.instance_norm" else [int(call.attrs["channel_axis"]) % len(data.shape)]
+    spread = tuple(_spread(f, along, data.shape) for f in factors)
+    epsilon = float(call.attrs["epsilon"])
+
+    def compute(tile: _Tile, x: Element, finish: Element) -> Stmt:
+        mean, a0 = tile.statistic("mean", "float32")
+        centre, a1 = tile.whole("centre", "float32")
+        square, a2 = tile.whole("square", "float32")
+        spread_of, a3 = tile.statistic("spread", "float32")
+        scale = constant(1.0 / count, "float32")
+        steps: list[Stmt] = []
+        value: Element = lambda *at: cast(x(*at), "float32")  # noqa: E731
+        if centred:
+            steps += [a0, tile.fold(mean, 0.0, lambda a, b: a + b, x)]
+            steps.append(tile.each_row(mean, lambda *at: mean[tuple(at)] * scale))
+            steps += [a1, tile.each(centre, lambda *at: cast(x(*at), "float32") - mean[tuple(tile.row(at))])]
+            value = lambda *at: centre[tuple(at)]  # noqa: E731
+        steps += [a2, tile.each(square, lambda *at: value(*at) * value(*at))]
+        steps += [a3, tile.fold(spread_of, 0.0, lambda a, b: a + b, lambda *at: square[tuple(at)])]
+        steps.append(tile.each_row(spread_of, lambda *at: spread_of[tuple(at)] * scale + constant(epsilon, "float32")))
+        steps.append(tile.each_row(spread_of, lambda *at: constant(1.0, "float32") / tirx.sqrt(spread_of[tuple(at)])))
+        operand = lambda n, at: cast(tile.context.element(n, at), "float32")  # noqa: E731
+
+        def result(*at: Expr) -> Expr:
+            normal = value(*at) * spread_of[tuple(tile.row(at))]
+            normal = normal * operand(1, at) if len(spread) > 0 else normal
+            return normal + operand(2, at) if len(spread) > 1 else normal
+
+        return sequence(*steps, tile.each(tile.context.out, lambda *at: finish(result(*at), *at)))
+
+    return _lower(layer, graph, target, data, axes, spread, compute, rank, temporaries=4)
+
+
+def _spread(view: View, axes: Sequence[int], shape: tuple[int, ...]) -> View:
+    """A factor whose dimensions run along `axes`, repeated along the others."""
+    strides: list[tuple[int, int]] = [(0, 0)] * len(shape)
+    for axis, stride in zip(axes, view.strides[-len(axes) :], strict=True):
+        strides[axis] = stride
+    return View(view.tensor, shape, tuple(strides), view.offset)
+
+
+_FOLDS: dict[str, tuple[float | None, Callable[[Expr, Expr], Expr]]] = {
+    "sum": (0.0, lambda a, b: a + b),
+    "mean": (0.0, lambda a, b: a + b),
+    "max": (None, tirx.max),
+    "min": (None, tirx.min),
+    "prod": (1.0, lambda a, b: a * b),
+}
+
+
+def lower_reduce_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0) -> LoweredKernel:
+    """sum, mean, max, min or prod over some axes, with its epilogue.
+
+    Raises `Infeasible` for another reduction or if the reduced axes do not fit L1.
+    """
+    call = layer.calls[layer.master]
+    if call.op not in _FOLDS:
+        raise Infeasible(f"reduction {call.op}", 1, 0, where="lower.reduce_layer")
+    data = layer.inputs[int(call.args[0][1])]
+    axes = call.attrs.get("axis")
+    names = range(len(data.shape)) if axes is None else [axes] if isinstance(axes, int) else axes
+    reduced = frozenset(int(a) % len(data.shape) for a in names)
+    count = math.prod(data.shape[a] for a in reduced)
+    first, combine = _FOLDS[call.op]
+
+    def compute(tile: _Tile, x: Element, finish: Element) -> Stmt:
+        source = str(tile.context.tiles[0].dtype)
+        dtype = computation_dtype(source) if call.op in ("sum", "mean", "prod") else source
+        acc, a0 = tile.statistic("total", dtype)
+        start = first if first is not None else lowest(dtype) * (1 if call.op == "max" else -1)
+        wide = computation_dtype(dtype)
+
+        def result(*at: Expr) -> Expr:
+            value = cast(acc[tuple(at)], wide)
+            return finish(value * constant(1.0 / count, wide) if call.op == "mean" else value, *at)
+
+        return sequence(a0, tile.fold(acc, start, combine, x), tile.each_row(tile.context.out, result))
+
+    keep = bool(call.attrs.get("keepdims", False))
+    return _lower(layer, graph, target, data, reduced, (), compute, rank, temporaries=1, reduces=True, keepdims=keep)
+
+
+def _lower(
+    layer: Layer,
+    graph: LayerGraph,
+    target: Target,
+    data: View,
+    reduced: frozenset[int],
+    factors: Sequence[View],
+    compute: Callable[[_Tile, Element, Element], Stmt],
+    rank: int,
+    *,
+    temporaries: int,
+    reduces: bool = False,
+    keepdims: bool = True,
+) -> LoweredKernel:
+    """The tile kernel of a layer that needs `reduced` whole; `factors` are operands before those of the epilogue."""
+    chain = chain_after(layer, layer.master)
+    kept = [a for a in range(len(data.shape)) if a not in reduced]
+    others = [_back(layer.inputs[i], kept, data.shape, reduces and not keepdims) for i in chain.inputs]
+    parameters, operands = bind_operands([data, *factors, *others], graph, target)
+    out_view = layer.output
+    place = reach("out", out_view, graph, target)
+    parameters.append(Parameter(place.buffer, out_view.tensor, written=True))
+
+    def out_index(at: Sequence[Expr]) -> Sequence[Expr]:
+        return place.index([at[a] for a in kept] if reduces and not keepdims else at)
+
+    size = item_bytes(operands[0].dtype)
+    per_element = RING * (size * (2 + len(others)) + (0 if reduces else item_bytes(str(place.buffer.dtype)))) + 4 * temporaries
+    space = choose_tile(data.shape, per_element * 1.15 * 2**rank, target, whole=reduced)
+    first = 1 + len(factors)
+
+    def body(context: TileContext) -> Stmt:
+        tile = _Tile(context, reduced)
+        wide = lambda *at: cast(context.element(0, at), computation_dtype(operands[0].dtype))  # noqa: E731
+
+        def finish(value: Expr, *at: Expr) -> Expr:
+            return chain.value(value, [context.element(first + n, at) for n in range(len(others))])
+
+        return compute(tile, wide, finish)
+
+    varies = frozenset(kept) if reduces else None
+    kernel = TileKernel(space, operands, place.buffer, out_index, body, target, ring=RING, out_varies=varies)
+    func = kernel.build(layer.name, [p.buffer for p in parameters])
+    return LoweredKernel(layer.name, func, tuple(parameters), str(space))
+
+
+def _back(view: View, kept: Sequence[int], shape: tuple[int, ...], dropped: bool) -> View:
+    """An operand of the epilogue as a view over all axes, the reduced ones of extent 1 where they were dropped."""
+    if not dropped:
+        return view
+    wide, strides = [1] * len(shape), [(0, 0)] * len(shape)
+    for axis, n, s in zip(kept, view.shape, view.strides, strict=True):
+        wide[axis], strides[axis] = n, s
+    return View(view.tensor, tuple(wide), tuple(strides), view.offset)

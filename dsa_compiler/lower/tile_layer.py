@@ -1,0 +1,134 @@
+"""Elementwise chains and copies of a graph as problems for the tile kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from dsa_compiler.graph.layers import Layer, LayerGraph
+from dsa_compiler.graph.views import View, flattened
+from dsa_compiler.isa.dtypes import item_bytes
+from dsa_compiler.lower.binding import LoweredKernel, Parameter, Reach, reach, row_pitch, varying
+from dsa_compiler.lower.chain import chain_after
+from dsa_compiler.lower.tile_kernel import TileContext, TileKernel, TileOperand, choose_tile
+from dsa_compiler.lower.tir import Stmt, cast, nest, store, when
+from dsa_compiler.lower.transpose_kernel import TransposeKernel, choose_transpose_tile
+from dsa_compiler.target import Target
+
+RING = 2
+
+
+def lower_elementwise_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0) -> LoweredKernel:
+    """The kernel of an elementwise chain; `rank` asks for smaller tiles.
+
+    Raises `Infeasible` if no tile fits L1 or an operator has no expression.
+    """
+    chain = chain_after(layer, -1)
+    views, out = simplify_views([layer.inputs[i] for i in chain.inputs], layer.output, graph, target)
+    parameters, operands = bind_operands(views, graph, target)
+    place = reach("out", out, graph, target)
+    parameters.append(Parameter(place.buffer, out.tensor, written=True))
+    widths = [item_bytes(o.dtype) for o in operands] + [item_bytes(str(place.buffer.dtype))]
+    per_element = RING * sum(widths) + 4 * max(0, min(chain.operations - 1, 3))
+    space = choose_tile(out.shape, per_element * 1.1 * 2**rank, target)
+
+    def compute(context: TileContext) -> Stmt:
+        dtype = str(context.out.dtype)
+
+        def element(*at):  # type: ignore[no-untyped-def]
+            value = chain.value(None, [context.element(n, at) for n in range(len(operands))])
+            return when(context.inside(at), store(context.out, list(at), cast(value, dtype)))
+
+        return nest(context.axes, element)
+
+    fill = wants_fill(space.tile[-1], out, operands, target)
+    kernel = TileKernel(space, operands, place.buffer, place.index, compute, target, fill=fill, ring=RING)
+    return LoweredKernel(layer.name, kernel.build(layer.name, [p.buffer for p in parameters]), tuple(parameters), str(space))
+
+
+def wants_fill(inner: int, out: View, operands: Sequence[TileOperand], target: Target) -> bool:
+    """Whether short rows should be padded to whole L1 rows, so that they join into long runs."""
+    last = len(out.shape) - 1
+    unit = max(target.row_elements(item_bytes(o.dtype)) for o in operands) if operands else 1
+    return inner % unit != 0 and inner == out.shape[-1] and inner > 1 and all(last in o.varies or not o.varies for o in operands)
+
+
+def bind_operands(views: Sequence[View], graph: LayerGraph, target: Target) -> tuple[list[Parameter], list[TileOperand]]:
+    """Parameters and tile operands of the views of a kernel."""
+    parameters, operands = [], []
+    for number, view in enumerate(views):
+        place = reach(f"in{number}", view, graph, target)
+        parameters.append(view_parameter(place, view, graph))
+        operands.append(TileOperand(place.buffer, place.index, varying(view)))
+    return parameters, operands
+
+
+def view_parameter(place: Reach, view: View, graph: LayerGraph) -> Parameter:
+    """The parameter behind a view: a tensor, or the values of a constant."""
+    value = graph.tensors[view.tensor].value
+    if value is None:
+        return Parameter(place.buffer, view.tensor)
+    return Parameter(place.buffer, value=np.ascontiguousarray(value).reshape([int(s) for s in place.buffer.shape]))
+
+
+def simplify_views(views: Sequence[View], out: View, graph: LayerGraph, target: Target) -> tuple[list[View], View]:
+    """The same elements with as few dimensions as possible: neighbours that every view walks as one are joined."""
+    everything = [*views, out]
+    if all(row_pitch(graph.tensors[v.tensor], target) == graph.tensors[v.tensor].columns for v in everything):
+        everything = [flattened(v, graph.tensors[v.tensor].columns) for v in everything]
+    dim = 0
+    while dim + 1 < len(everything[-1].shape):
+        joined = [_join(v, dim) for v in everything]
+        if all(j is not None for j in joined):
+            everything = [j for j in joined if j is not None]
+        else:
+            dim += 1
+    return everything[:-1], everything[-1]
+
+
+def _join(view: View, dim: int) -> View | None:
+    """The view with dimensions `dim` and `dim + 1` as one, or None."""
+    (n, m), (a, b) = view.shape[dim : dim + 2], view.strides[dim : dim + 2]
+    if n == 1:
+        stride = b
+    elif m == 1:
+        stride = a
+    elif a == (b[0] * m, b[1] * m):
+        stride = b
+    else:
+        return None
+    shape = (*view.shape[:dim], n * m, *view.shape[dim + 2 :])
+    return replace(view, shape=shape, strides=(*view.strides[:dim], stride, *view.strides[dim + 2 :]))
+
+
+def lower_copy_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0) -> LoweredKernel:
+    """The kernel of a movement: a copy through L1, with a transposition there if the innermost axes differ.
+
+    Raises `Infeasible` if no tile fits L1.
+    """
+    (source,), out = simplify_views([layer.inputs[0]], layer.output, graph, target)
+    last = len(out.shape) - 1
+    inner = _contiguous_axis(source)
+    dtype = graph.tensors[source.tensor].dtype
+    parameters, operands = bind_operands([source], graph, target)
+    place = reach("out", out, graph, target)
+    parameters.append(Parameter(place.buffer, out.tensor, written=True))
+    transposed = inner is not None and inner != last and out.shape[last] > 1
+    size = item_bytes(dtype)
+    if not transposed:
+        space = choose_tile(out.shape, RING * size * 1.1 * 2**rank, target)
+        kernel = TileKernel(space, operands, place.buffer, place.index, None, target, ring=RING)
+        func = kernel.build(layer.name, [p.buffer for p in parameters])
+        return LoweredKernel(layer.name, func, tuple(parameters), str(space))
+    space = choose_transpose_tile(out.shape, inner, size, target, rank=rank)
+    kernel_ = TransposeKernel(space, inner, operands[0], place.buffer, place.index, target)
+    func = kernel_.build(layer.name, [p.buffer for p in parameters])
+    return LoweredKernel(layer.name, func, tuple(parameters), str(space))
+
+
+def _contiguous_axis(view: View) -> int | None:
+    """The dimension that walks columns one by one, the last if several do."""
+    axes = [d for d, n in enumerate(view.shape) if n > 1 and view.strides[d] == (0, 1)]
+    return axes[-1] if axes else None

@@ -1,0 +1,29 @@
+"""Constants as kernels read them: weights cut into the chunks of the tiling, biases in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dsa_compiler.lower.matrix_kernel import MatrixKernel
+
+
+def chunk_weights(weights: np.ndarray, kernel: MatrixKernel) -> np.ndarray:
+    """Weights [batches, kh, kw, c, n] as [batches, n chunks, k chunks, k, pitch of n], zeros where they do not reach."""
+    batches, _, _, channels, columns = weights.shape
+    t = kernel.t
+    c_blocks, h_blocks, w_blocks = kernel.k_blocks
+    wide = np.zeros((*weights.shape[:3], c_blocks * t.c, kernel.chunks * t.n), weights.dtype)
+    wide[:, :, :, :channels, :columns] = weights
+    split = wide.reshape(batches, h_blocks, t.taps[0], w_blocks, t.taps[1], c_blocks, t.c, kernel.chunks, t.n)
+    ordered = split.transpose(0, 7, 5, 1, 3, 2, 4, 6, 8)
+    rows = ordered.reshape(batches, kernel.chunks, c_blocks * h_blocks * w_blocks, kernel.k_chunk, t.n)
+    result = np.zeros((*rows.shape[:-1], kernel.n_pitch), weights.dtype)
+    result[..., : t.n] = rows
+    return result
+
+
+def chunk_bias(bias: np.ndarray, kernel: MatrixKernel) -> np.ndarray:
+    """A bias [batches, n] as float32 [batches, n chunks, n]."""
+    result = np.zeros((bias.shape[0], kernel.chunks * kernel.t.n), np.float32)
+    result[:, : bias.shape[1]] = bias
+    return result.reshape(bias.shape[0], kernel.chunks, kernel.t.n)
