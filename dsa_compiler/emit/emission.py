@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from tvm.tirx import AttrStmt, BufferStore, For, IfThenElse, PrimFunc, SeqStmt, Stmt
@@ -18,15 +19,21 @@ from dsa_compiler.emit.plan import Plan
 from dsa_compiler.emit.recognize_copy import copies, fills
 from dsa_compiler.emit.recognize_img2col import windows_to_rows
 from dsa_compiler.emit.recognize_matrix import products
-from dsa_compiler.emit.recognize_pair import first_products
+from dsa_compiler.emit.recognize_pair import first_products, require_same_region
+from dsa_compiler.emit.recognize_reduce import reductions
+from dsa_compiler.emit.recognize_transpose import transposes
 from dsa_compiler.emit.recognize_vector import elementwise
+from dsa_compiler.emit.recognize_window import added_windows, windows
 from dsa_compiler.emit.vector_engine import VectorEngine
 from dsa_compiler.emit.write_back import write
 from dsa_compiler.target import Target
 
 Recognizer = Callable[[Nest, Context], Iterator[Plan]]
-RECOGNIZERS: tuple[Recognizer, ...] = (copies, fills, windows_to_rows, products, elementwise)
+RECOGNIZERS: tuple[Recognizer, ...] = (copies, fills, transposes, windows_to_rows, products, elementwise, added_windows)
 """Every family of instructions; each is asked about every nest."""
+
+PAIRS: tuple[Callable[[Nest, Nest, Context], Iterator[Plan]], ...] = (reductions, windows)
+"""Families that take a neutral first value and the accumulation after it."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +119,32 @@ class Emission(KernelPass):
             return None
         try:
             init, update = self.read(first, scope), self.read(second, scope)
-            plan, again = first_products(init, update, self._context(scope))
+            require_same_region(init, update)
         except Unmatched:
             return None
+        return self._merge_pair(init, update, condition, scope)
+
+    def _merge_pair(self, init: Nest, update: Nest, condition: tir.Expr | None, scope: Scope) -> Stmt | None:
+        context = self._context(scope)
+        try:
+            plan, again = first_products(init, update, context)
+        except Unmatched:
+            return None if condition is not None else self._start_pair(init, update, context)
         self.emitted += [(init, plan), (update, plan)]
         start = write(plan, update.axes, scope)
         return start if condition is None else IfThenElse(condition, start, write(again, update.axes, scope))
+
+    def _start_pair(self, init: Nest, update: Nest, context: Context) -> Stmt | None:
+        """Reductions and windows that write their result instead of adding to it."""
+        plans: list[Plan] = []
+        for recognizer in PAIRS:
+            with suppress(Unmatched):
+                plans.extend(recognizer(init, update, context))
+        plan = self.costs.cheapest(plans, update.axes)
+        if plan is None:
+            return None
+        self.emitted += [(init, plan), (update, plan)]
+        return write(plan, update.axes, context.scope)
 
     def walk_marked(self, stmt: AttrStmt, scope: Scope) -> Stmt:
         """Marked regions: not yet."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import prod
 
 from dsa_compiler.emit.context import Context
 from dsa_compiler.emit.expression import Apply, Load, Node, Unmatched
@@ -39,7 +38,10 @@ def products(nest: Nest, context: Context) -> Iterator[Plan]:
 
 
 def accumulate(nest: Nest, lhs: Access, rhs: Access, context: Context) -> Plan:
-    """`matmul_acc` of the nest; raises `Unmatched` with what forbids it."""
+    """`matmul_acc` of the nest; raises `Unmatched` with what forbids it.
+
+    Axes of m, n and k that do not merge into one stay loops, as do axes that all three operands walk.
+    """
     parts = []
     for role, access in (("acc", nest.store), ("lhs", lhs), ("rhs", rhs)):
         part = context.part("matmul_acc", role, access)
@@ -47,20 +49,28 @@ def accumulate(nest: Nest, lhs: Access, rhs: Access, context: Context) -> Plan:
             raise Unmatched(f"matmul_acc does not take {access.dtype} in {access.scope} as {role}")
         context.engine.require_aligned_base(access)
         parts.append(part)
-    rows, columns, depth, outer = _sort_axes(nest, lhs, rhs)
-    m = _dimension(rows, nest, (nest.store, lhs), context, "m")
-    n = _dimension(columns, nest, (nest.store, rhs), context, "n")
-    k = _dimension(depth, nest, (lhs, rhs), context, "k")
+    rows, columns, depth, batch = _sort_axes(nest, lhs, rhs)
     limits = context.target.limits
-    for name, group, limit in (("m", m, limits.matrix_m), ("n", n, limits.matrix_n), ("k", k, limits.matrix_k)):
-        if group.bound > limit:
-            raise Unmatched(f"{name} is up to {group.bound}, beyond the limit of {limit}")
+    m, m_outer = _dimension(rows, nest, (nest.store, lhs), context, ("m", limits.matrix_m))
+    n, n_outer = _dimension(columns, nest, (nest.store, rhs), context, ("n", limits.matrix_n))
+    k, k_outer = _dimension(depth, nest, (lhs, rhs), context, ("k", limits.matrix_k))
     operands = (
         _operand(parts[0], (m, n), (0, 0), context),
         _operand(parts[1], (m, k), (1, 0), context),
         _operand(parts[2], (k, n), (1, 1), context),
     )
-    return Plan("matmul_acc", operands, outer=tuple(outer))
+    outer = tuple(sorted([*batch, *m_outer, *n_outer, *k_outer]))
+    _require_aligned_loops(outer, (nest.store, lhs, rhs), context)
+    return Plan("matmul_acc", operands, outer=outer)
+
+
+def _require_aligned_loops(outer: tuple[int, ...], accesses: tuple[Access, ...], context: Context) -> None:
+    for access in accesses:
+        unit = context.engine.unit_elements(access)
+        for n in outer:
+            stride = access.strides[n]
+            if not isinstance(stride, int) or stride % unit:
+                raise Unmatched(f"steps of {stride} elements in {access.buffer.name} are not aligned")
 
 
 def _sort_axes(nest: Nest, lhs: Access, rhs: Access) -> tuple[list[int], list[int], list[int], list[int]]:
@@ -79,30 +89,42 @@ def _still(stride: object) -> bool:
     return isinstance(stride, int) and stride == 0
 
 
-def _dimension(axes: list[int], nest: Nest, accesses: Sequence[Access], context: Context, name: str) -> Group:
-    """The axes of one matrix dimension as one group, whose strides are those of `accesses`."""
+def _dimension(
+    axes: list[int], nest: Nest, accesses: Sequence[Access], context: Context, limit: tuple[str, int]
+) -> tuple[Group, list[int]]:
+    """The axes of one matrix dimension as a group, whose strides are those of `accesses`, and those left over."""
+    name, most = limit
     if not axes:
         pitch = tuple(_pitch(a, context) for a in accesses)
-        return Group((), 1, 1, pitch if name == "m" else (1, pitch[1]) if name == "k" else (1, 1), True)
-    parts = [Part("", a) for a in accesses]
-    groups = context.engine.merged([nest.axes[a] for a in axes], [_restrict(p, axes) for p in parts])
-    if len(groups) > 1:
-        raise Unmatched(f"the axes of {name} are not one: {prod(nest.axes[a].bound for a in axes)} elements apart")
-    group = groups[0]
-    return Group(tuple(axes[i] for i in group.axes), group.extent, group.bound, group.strides, group.exact)
+        return Group((), 1, 1, {"m": pitch, "k": (1, pitch[1])}.get(name, (1, 1)), True), []
+    parts = [_restrict(a, axes) for a in accesses]
+    groups = context.engine.merged([nest.axes[a] for a in axes], parts)
+    inner = _innermost(groups, name)
+    if inner.bound > most:
+        raise Unmatched(f"{name} is up to {inner.bound}, beyond the limit of {most}")
+    taken = [axes[i] for i in inner.axes]
+    group = Group(tuple(taken), inner.extent, inner.bound, inner.strides, inner.exact)
+    return group, [a for a in axes if a not in taken]
+
+
+def _innermost(groups: list[Group], name: str) -> Group:
+    """The group that an instruction takes: the contiguous one of n, of k for lhs; else the longest."""
+    place = {"n": (0, 1), "k": (0,)}.get(name, ())
+    able = [g for g in groups if all(g.strides[p] == 1 for p in place)]
+    if not able:
+        raise Unmatched(f"no axis of {name} is contiguous")
+    return max(able, key=lambda g: g.bound)
 
 
 def _pitch(access: Access, context: Context) -> int:
     return context.engine.unit_elements(access)
 
 
-def _restrict(part: Part, axes: list[int]) -> Part:
-    access = part.access
+def _restrict(access: Access, axes: list[int]) -> Part:
+    """An operand as those axes alone see it."""
     strides = tuple(access.strides[a] for a in axes)
-    return Part(part.role, Access(
-        access.buffer, access.scope, access.dtype, access.base,
-        tuple(tuple(s[a] for a in axes) for s in access.slopes), strides, access.pitches,
-    ))  # fmt: skip
+    slopes = tuple(tuple(s[a] for a in axes) for s in access.slopes)
+    return Part("", Access(access.buffer, access.scope, access.dtype, access.base, slopes, strides, access.pitches))
 
 
 def _operand(part: Part, groups: tuple[Group, Group], places: tuple[int, int], context: Context) -> Placed:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import tvm_ffi
 
+from dsa_compiler.emit.accumulation import reduced_axes
 from dsa_compiler.emit.context import Context
 from dsa_compiler.emit.expression import Const, Load, Node, Unmatched
 from dsa_compiler.emit.nest import Access, Nest
@@ -23,9 +24,9 @@ def first_products(init: Nest, update: Nest, context: Context) -> tuple[Plan, Pl
     plan = next(products(update, context), None)
     if plan is None:
         raise Unmatched("the second nest is no product")
-    if set(plan.outer):
-        raise Unmatched("the product does not fit in one instruction")
-    require_same_region(init, update)
+    still = set(reduced_axes(update.store))
+    if still & set(plan.outer):
+        raise Unmatched("the sum does not fit in one instruction")
     acc, lhs, rhs = plan.operands
     dst = replace(acc, role="dst")
     if isinstance(init.value, Const) and init.value.value == 0:

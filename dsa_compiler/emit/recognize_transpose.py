@@ -1,0 +1,68 @@
+"""Copies that exchange two axes: transposing loads and moves, and the vector engine's transpose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dsa_compiler.emit.context import Context
+from dsa_compiler.emit.expression import Load, Unmatched
+from dsa_compiler.emit.nest import Access, Nest
+from dsa_compiler.emit.plan import Placed, Plan
+from dsa_compiler.emit.vector_engine import Group, Part
+
+OPCODES = {
+    ("ddr", "l1"): "load_transpose", ("llb", "l1"): "load_transpose",
+    ("l1", "l0a"): "move_a_transpose", ("l1", "l0b"): "move_b_transpose",
+    ("l1", "l1"): "transpose", ("l0c", "l1"): "transpose", ("l1", "l0c"): "transpose", ("l0c", "l0c"): "transpose",
+}  # fmt: skip
+"""(source, destination) and the instruction that transposes between them."""
+
+
+def transposes(nest: Nest, context: Context) -> Iterator[Plan]:
+    """Plans of a copy whose source and destination are contiguous along different axes."""
+    if not isinstance(nest.value, Load) or nest.predicate or nest.guards:
+        return
+    source = nest.loads[nest.value.slot]
+    opcode = OPCODES.get((source.scope, nest.store.scope), "")
+    if source.dtype != nest.store.dtype:
+        return
+    dst, src = context.part(opcode, "dst", nest.store), context.part(opcode, "src", source)
+    if dst is None or src is None:
+        return
+    groups = context.engine.merged(nest.axes, [dst, src])
+    for row in groups:
+        for column in groups:
+            if row is not column and column.strides[0] == 1 and row.strides[1] == 1:
+                yield _plan(opcode, nest, (dst, src), (row, column), groups, context)
+
+
+def _plan(
+    opcode: str, nest: Nest, parts: tuple[Part, Part], pair: tuple[Group, Group], groups: list[Group], context: Context
+) -> Plan:
+    """dst [row, column] from src [column, row]; the other axes stay loops."""
+    row, column = pair
+    dst, src = parts
+    for part in parts:
+        context.engine.require_aligned_base(part.access)
+    outer = [a for g in groups if g is not row and g is not column for a in g.axes]
+    _require_aligned(dst.access, int(row.strides[0]), context)
+    _require_aligned(src.access, int(column.strides[1]), context)
+    for n in outer:
+        for access in (dst.access, src.access):
+            _require_aligned(access, access.strides[n], context)
+    limit = context.target.limits.extent
+    if row.bound > limit or column.bound > limit:
+        raise Unmatched(f"a transposition of {row.bound} x {column.bound} is beyond the limit of {limit}")
+    operands = (
+        Placed("dst", dst.access, dst.access.base, (row.extent, column.extent), (row.bound, column.bound),
+               (int(row.strides[0]), 1)),
+        Placed("src", src.access, src.access.base, (column.extent, row.extent), (column.bound, row.bound),
+               (int(column.strides[1]), 1)),
+    )  # fmt: skip
+    attrs = {} if opcode == "transpose" else {"transpose": True}
+    return Plan(opcode, operands, attrs, tuple(sorted(outer)))
+
+
+def _require_aligned(access: Access, stride: object, context: Context) -> None:
+    if not isinstance(stride, int) or stride % context.engine.unit_elements(access):
+        raise Unmatched(f"rows of {access.buffer.name} are {stride} elements apart, which is not aligned")
