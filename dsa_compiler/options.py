@@ -1,0 +1,39 @@
+"""Options of a compilation; the machine is not among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dsa_compiler.errors import UserError
+
+PRECISIONS = ("float32", "float16")
+GRAPH_SCHEDULES = ("none",)
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What a user may choose.
+
+    `precision` None compiles as the model is. `disabled_passes` names emission passes to leave out. `dump_ir` is
+    a folder for the IR of every stage, numbered.
+    """
+
+    precision: str | None = None
+    batch: int | None = None
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    graph_schedule: str = "none"
+    disabled_passes: frozenset[str] = frozenset()
+    dump_ir: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `UserError` for a value that is not offered."""
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise _refused("precision", self.precision, PRECISIONS)
+        if self.graph_schedule not in GRAPH_SCHEDULES:
+            raise _refused("graph schedule", self.graph_schedule, GRAPH_SCHEDULES)
+
+
+def _refused(what: str, value: str, offered: Sequence[str]) -> UserError:
+    return UserError(f"there is no {what} {value!r}", where="options", action=f"use one of {', '.join(offered)}")
