@@ -4,6 +4,7 @@
 * a constant is the right operand of add and multiply; subtracting or dividing by a float constant becomes adding
   or multiplying; x + 0 and x * 1 become x; two constant addends or factors become one
 * split becomes slices, stack becomes concat; maximum(x, 0) becomes relu; a constant lower and upper bound become clip
+* x * x becomes square(x)
 * zeros padded before a convolution or an average pool become its padding
 """
 
@@ -35,21 +36,22 @@ class _Canonicalize(Rewriter):
         return call if rule is None else rule(self, call, old)
 
     def _to_reshape(self, call: relax.Call, old: Any) -> Any:
-        return self._reshape_of(call.args[0], list(shape_of(old)))
-
-    def _reshape_of(self, x: Any, shape: list[int]) -> Any:
-        inner = self.producer(x)
-        if op_name(inner) == "reshape":
-            return self._reshape_of(inner.args[0], shape)
-        return x if list(shape_of(x)) == shape else op.reshape(x, shape)
+        x, shape = call.args[0], shape_of(old)
+        while op_name(self.producer(x)) == "reshape":
+            x = self.producer(x).args[0]
+        if shape_of(x) == shape:
+            return x
+        unchanged = op_name(call) == "reshape" and x.same_as(call.args[0])
+        return call if unchanged else op.reshape(x, list(shape))
 
     def _permute(self, call: relax.Call, old: Any) -> Any:
         x = call.args[0]
         axes = list(plain(call.attrs.axes) or reversed(range(len(shape_of(x)))))
         inner = self.producer(x)
-        if op_name(inner) == "permute_dims":
-            first = plain(inner.attrs.axes)
-            x, axes = inner.args[0], [first[a] for a in axes]
+        if op_name(inner) != "permute_dims":
+            return x if axes == sorted(axes) else call
+        first = plain(inner.attrs.axes)
+        x, axes = inner.args[0], [first[a] for a in axes]
         return x if axes == sorted(axes) else op.permute_dims(x, axes)
 
     def _broadcast(self, call: relax.Call, old: Any) -> Any:
@@ -62,7 +64,7 @@ class _Canonicalize(Rewriter):
         value = constant_of(b)
         name = op_name(call)
         if value is None:
-            return call
+            return self._square(call)
         neutral = 0 if name == "add" else 1
         if shape_of(a) == shape_of(old) and np.all(value == neutral):
             return a
@@ -72,7 +74,12 @@ class _Canonicalize(Rewriter):
             if other is not None and shape_of(inner.args[0]) == shape_of(old):
                 joined = value + other if name == "add" else value * other
                 return getattr(op, name)(inner.args[0], make_constant(joined.astype(value.dtype)))
-        return getattr(op, name)(a, b)
+        return call if a is call.args[0] or a.same_as(call.args[0]) else getattr(op, name)(a, b)
+
+    def _square(self, call: relax.Call) -> Any:
+        """Turn x * x into square(x)."""
+        a, b = call.args
+        return op.square(a) if op_name(call) == "multiply" and a.same_as(b) else call
 
     def _inverse(self, call: relax.Call, old: Any) -> Any:
         value = constant_of(call.args[1])

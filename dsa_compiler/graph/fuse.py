@@ -75,7 +75,7 @@ class _Fuse(Rewriter):
         name = "fused_" + "_".join(op_name(b.value).removeprefix("nn.") for b in members[:4])
         callee = self.bb.add_func(function, name)
         call = relax.Call(callee, [self.resolve(a) for a in arguments])
-        self._set(binding.var, self.emit(call))
+        self._set(binding.var, self.emit(call, name=binding.var.name))
 
 
 def _function(

@@ -64,7 +64,7 @@ class _SetLayout(Rewriter):
         if rule is None:
             rule = _SetLayout._elementwise if is_elementwise(op_name(value)) else _SetLayout._plain
         laid = rule(self, value, var)
-        laid = laid._replace(expr=self.emit(laid.expr))
+        laid = laid._replace(expr=self.emit(laid.expr, name=var.name))
         self._laid[var] = laid
         self._set(var, laid.expr)
 
@@ -209,15 +209,17 @@ class _SetLayout(Rewriter):
         return Laid(fn(self._permuted(laid, order), axis=-1), order)
 
     def _instance_norm(self, call: relax.Call, old: Any) -> Laid:
-        """Normalise with the channels innermost, as convolutions leave them."""
+        """Normalise with the channels innermost, as convolutions leave them (one channel may lie anywhere)."""
         a = describe(call).attrs
         rank, axes = len(shape_of(old)), a["axes"]
         channel = a["channel_axis"] % rank
         laid = self._laid_of(call.args[0])
-        order = laid.order if laid.order[-1] == channel else (*(x for x in range(rank) if x != channel), channel)
+        kept = laid.order[-1] == channel or shape_of(old)[channel] == 1
+        order = laid.order if kept else (*(x for x in range(rank) if x != channel), channel)
         places = [order.index(x % rank) for x in axes]
         params = [self._want(p, None) if isinstance(p, relax.Var) else p for p in call.args[1:]]
-        y = op.nn.instance_norm(self._permuted(laid, order), *params, channel_axis=rank - 1, axes=places,
+        y = op.nn.instance_norm(self._permuted(laid, order), *params, channel_axis=order.index(channel),
+                                axes=places,
                                 epsilon=a["epsilon"])  # fmt: skip
         return Laid(y, order)
 

@@ -14,6 +14,7 @@ from dsa_compiler.graph.fuse import fuse
 from dsa_compiler.graph.hoist import hoist
 from dsa_compiler.graph.layout import set_layout
 from dsa_compiler.graph.precision import Precision, set_precision
+from dsa_compiler.graph.recognize import recognize
 from dsa_compiler.graph.subpixel import rewrite_transposed_convolutions
 
 Pass = Callable[[tvm.IRModule], tvm.IRModule]
@@ -21,6 +22,7 @@ Pass = Callable[[tvm.IRModule], tvm.IRModule]
 BEFORE_PRECISION: Final[tuple[Pass, ...]] = (
     canonicalize,
     fold,
+    recognize,
     rewrite_transposed_convolutions,
     hoist,
     fold_scale,

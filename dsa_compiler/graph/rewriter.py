@@ -50,6 +50,9 @@ class Rewriter:
         self._env: dict[Any, Any] = {}
         self._calls: dict[Any, Any] = {}
         self._new_uses: Counter[Any] = Counter()
+        self._bindings: list[Any] = []
+        self._names: set[str] = set()
+        self._counts: Counter[str] = Counter()
         self._old_nodes = dict(self.main.attrs[NODES].items()) if self.main.attrs and NODES in self.main.attrs else {}
         self._new_nodes: dict[str, str] = {}
         self._node = ""
@@ -63,17 +66,28 @@ class Rewriter:
         live = self._live_bindings()
         params = list(self.main.params)
         self._env.update((p, p) for p in params)
-        with self.bb.function("main", params):
-            with self.bb.dataflow():
-                for binding in live:
-                    self._visit(binding)
-                result = self.finish(self.main.body.body)
-                result = self.bb.emit_output(result)
-            self.bb.emit_func_output(result)
-        mod = self.bb.get()
+        self._names.update(v.name for v in params)
+        self._names.update(b.var.name for b in live)
+        for binding in live:
+            self._visit(binding)
+        result = self.bb.normalize(self.finish(self.main.body.body))
+        var = relax.Var(self._unique("result"), result.ty)
+        self._bindings.append(relax.VarBinding(var, result))
+        body = relax.SeqExpr([relax.DataflowBlock(self._bindings)], var)
         attrs = {k: v for k, v in self.main.attrs.items() if k != NODES} if self.main.attrs else {}
-        mod["main"] = mod["main"].with_attrs({**attrs, NODES: self._new_nodes})
+        function = relax.Function(params, body, result.ty)
+        mod = self.bb.get()
+        mod["main"] = function.with_attrs({**attrs, "global_symbol": "main", NODES: self._new_nodes})
         return mod
+
+    def _unique(self, stem: str) -> str:
+        """Return a name for a variable that none has."""
+        name = stem
+        while name in self._names:
+            self._counts[stem] += 1
+            name = f"{stem}_{self._counts[stem]}"
+        self._names.add(name)
+        return name
 
     def finish(self, body: Any) -> Any:
         """Return the new result of the function."""
@@ -84,18 +98,28 @@ class Rewriter:
         if isinstance(expr, relax.Var):
             return self._env[expr]
         if isinstance(expr, relax.Tuple):
-            return relax.Tuple([self.resolve(f) for f in expr.fields])
+            fields = list(expr.fields)
+            resolved = [self.resolve(f) for f in fields]
+            same = all(a is b or a.same_as(b) for a, b in zip(resolved, fields, strict=True))
+            return expr if same else relax.Tuple(resolved)
         if isinstance(expr, relax.TupleGetItem):
             source = self.resolve(expr.tuple_value)
             return source[expr.index] if isinstance(source, relax.Tuple) else relax.TupleGetItem(source, expr.index)
         return expr
 
-    def emit(self, expr: Any, node: str | None = None) -> Any:
-        """Bind `expr` under the name of the current ONNX node (or `node`) and return its variable."""
+    def emit(self, expr: Any, node: str | None = None, name: str | None = None) -> Any:
+        """Bind `expr` under a name made of the current ONNX node's (or `node`'s) and return its variable.
+
+        `name` is that of the old variable that the new one replaces.
+        """
         if isinstance(expr, relax.Var) or is_constant(expr):
             return expr
         origin = node or self._node
-        var = self.bb.emit(expr, name_hint=binding_name(origin) if origin else "lv")
+        if not isinstance(expr.ty, relax.TensorType | relax.TupleType):
+            expr = self.bb.normalize(expr)
+        unique = name or self._unique(binding_name(origin) if origin else "lv")
+        var = relax.DataflowVar(unique, expr.ty)
+        self._bindings.append(relax.VarBinding(var, expr))
         self._calls[var] = expr
         if origin:
             self._new_nodes[var.name] = origin
@@ -124,10 +148,24 @@ class Rewriter:
         if not isinstance(value, relax.Call):
             self._set(var, self.resolve(value))
             return
-        args = [self.resolve(a) for a in value.args]
-        call = relax.Call(value.op, args, value.attrs, value.ty_args)
+        old_args = list(value.args)
+        args = [self.resolve(a) for a in old_args]
+        same = all(a is b or a.same_as(b) for a, b in zip(args, old_args, strict=True))
+        call = value if same else relax.Call(value.op, args, value.attrs, value.ty_args)
         result = self.rewrite(call, var)
-        self._set(var, self.emit(result) if isinstance(result, relax.Call) else result)
+        if result is value:
+            self._keep(binding)
+            return
+        self._set(var, self.emit(result, name=var.name) if isinstance(result, relax.Call) else result)
+
+    def _keep(self, binding: Any) -> None:
+        """Take over a binding that nothing changes."""
+        var = binding.var
+        self._bindings.append(binding)
+        self._calls[var] = binding.value
+        if self._node:
+            self._new_nodes[var.name] = self._node
+        self._set(var, var)
 
     def _set(self, old: Any, new: Any) -> None:
         self._env[old] = new
