@@ -242,7 +242,7 @@ class Costs:
         shapes = {o["role"]: Shape(o) for o in operands if o["role"] not in READ_FREE}
         if "taps" in attrs:
             return self.windowed(shapes, attrs)
-        result = next((shapes[r] for r in _RESULT if r in shapes))
+        result = next(shapes[r] for r in _RESULT if r in shapes)
         source = shapes.get("src", result)
         lanes = width * 8 / source.bits
         if cost == "stage" and "src2" in shapes:
@@ -260,7 +260,7 @@ class Costs:
     def windowed(self, shapes: dict[str, Shape], attrs: dict) -> float:
         """Pooling and depthwise: each tap is a simple operation over each contiguous run of the result."""
         facts = self.engine["vector"]
-        result = next((shapes[r] for r in _RESULT if r in shapes))
+        result = next(shapes[r] for r in _RESULT if r in shapes)
         widest = max(s.bits for s in shapes.values())
         key = ("runs", result.extents, result.strides, result.bits, widest)
         if key not in self._counted:

@@ -179,7 +179,7 @@ def check_pieces(pieces, entry, write, owner, first, last, known, column, queue,
         who = entry[owner[r]]
         for piece in range(first[r], last[r]):
             if write[owner[r]]:
-                kind, other = 3, writer[piece]
+                other = writer[piece]
                 if _unordered(3, other, who, known, column, queue, place, latency):
                     n = _note(found, n, 3, other, who)
                 node = head[piece]

@@ -14,7 +14,7 @@ Queue = tuple[int, int, int]
 
 
 class Listing:
-    """The parsed file. `queue[i]` is the queue of entry i; `entries_of[q]` its entries in order; `place[i]` counts in it."""
+    """The parsed file: `queue[i]` and `place[i]` of entry i; `entries_of[q]`, a queue's entries in order."""
 
     def __init__(self, top: dict[str, Any]) -> None:
         self.top = top

@@ -75,7 +75,8 @@ def test_a_multicast_uses_its_source_once():
 def test_a_multicast_starts_when_all_are_there_with_the_longest_startup():
     text = (
         load(0, n=640) + "c0.0 load: load_multicast dst=l1[65536] u8 6400 src=ddr[0] u8 6400 @group=1\n"
-        "c0.1 load: load_multicast dst=l1[0] u8 6400 src=ddr[0] u8 6400 @group=1 set core:load>move:0,core:load>vector:0\n"
+        "c0.1 load: load_multicast dst=l1[0] u8 6400 src=ddr[0] u8 6400 @group=1 "
+        "set core:load>move:0,core:load>vector:0\n"
     )
     result = run(text)
     assert result.start[1:] == [26, 26]
@@ -163,7 +164,7 @@ def test_matrix_scalar_and_halt():
 
 
 def test_a_wait_that_nobody_ends_is_a_deadlock():
-    with pytest.raises(AccountError, match="deadlock: c0.0 load at entry 0, waiting for core:move>load:0"):
+    with pytest.raises(AccountError, match=r"deadlock: c0\.0 load at entry 0, waiting for core:move>load:0"):
         run(load(0, tail="wait core:move>load:0"))
 
 
