@@ -30,21 +30,35 @@ class Chain:
 
 
 def chain_after(layer: Layer, start: int) -> Chain:
-    """The calls after `start`, whose result is the anchor (-1: no anchor, all calls)."""
+    """All that the layer's result needs but call `start`, whose result is the anchor (-1: no anchor)."""
     calls = layer.calls
-    used = sorted({int(v) for c in calls[start + 1 :] for k, v in c.args if k == "input"})
+    needed = _needed(calls, start)
+    used = sorted({int(v) for n in needed for k, v in calls[n].args if k == "input"})
     places: Mapping[int, int] = {number: place for place, number in enumerate(used)}
 
     def value(anchor: Expr | None, operands: Sequence[Expr]) -> Expr:
         results: dict[int, Expr] = {}
         if anchor is not None:
             results[start] = anchor
-        for number in range(start + 1, len(calls)):
+        for number in needed:
             results[number] = _element(calls[number], results, operands, places)
         return results[len(calls) - 1]
 
-    operations = sum(c.op not in VECTOR_FREE for c in calls[start + 1 :])
+    operations = sum(calls[n].op not in VECTOR_FREE for n in needed)
     return Chain(value, tuple(used), operations)
+
+
+def _needed(calls: Sequence[OpCall], start: int) -> list[int]:
+    """The calls that the last one depends on, itself included, without `start` and what only it needs."""
+    found: set[int] = set()
+    open_ = [len(calls) - 1]
+    while open_:
+        number = open_.pop()
+        if number == start or number in found:
+            continue
+        found.add(number)
+        open_ += [int(v) for k, v in calls[number].args if k == "call"]
+    return sorted(found)
 
 
 def _element(
