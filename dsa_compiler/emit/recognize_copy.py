@@ -107,7 +107,8 @@ def box_of(nest: Nest, context: Context) -> dict[int, Box]:
 
 def _padded(nest: Nest, source: Access, opcode: str, context: Context) -> Iterator[Plan]:
     boxes = box_of(nest, context)
-    dst, src = context.part(opcode, "dst", nest.store), context.part(opcode, "src", source)
+    single = frozenset(n for n, box in boxes.items() if context.scope.upper(box.extent) == 1)
+    dst, src = context.part(opcode, "dst", nest.store), context.part(opcode, "src", _with_free_strides(source, single))
     if dst is None or src is None:
         raise Unmatched(f"{opcode} does not take {source.dtype} from {source.scope} to {nest.store.scope}")
     for fit in context.engine.fits(nest.axes, [dst, src], unmergeable=frozenset(boxes)):
@@ -118,6 +119,12 @@ def _padded(nest: Nest, source: Access, opcode: str, context: Context) -> Iterat
         attrs = {"pad": pads, "value": nest.otherwise}
         empty = _fill(nest, fit, context)
         yield Plan(opcode, (target, origin), attrs, fit.outer, tuple(b.extent for b in boxes.values()), empty)
+
+
+def _with_free_strides(source: Access, single: frozenset[int]) -> Access:
+    """The source with a stride of 1 along axes of which only one element is read: any stride is right there."""
+    strides = tuple(1 if n in single and s == 0 else s for n, s in enumerate(source.strides))
+    return replace(source, strides=strides)
 
 
 def _only(axes: tuple[int, ...]) -> int:
