@@ -33,6 +33,18 @@ def operands(expr: Any) -> Iterator[Any]:
         yield expr
 
 
+def _live(bindings: list[Any]) -> list[Any]:
+    """Return the bindings that the last one depends on, in order."""
+    used = {bindings[-1].var}
+    live = []
+    for binding in reversed(bindings):
+        if binding.var in used:
+            live.append(binding)
+            used.update(v for v in operands(binding.value) if isinstance(v, relax.Var))
+    live.reverse()
+    return live
+
+
 class Rewriter:
     """Rebuilds `main` binding by binding; a subclass says in `rewrite` what becomes of a call.
 
@@ -73,11 +85,13 @@ class Rewriter:
         result = self.bb.normalize(self.finish(self.main.body.body))
         var = relax.Var(self._unique("result"), result.ty)
         self._bindings.append(relax.VarBinding(var, result))
-        body = relax.SeqExpr([relax.DataflowBlock(self._bindings)], var)
+        body = relax.SeqExpr([relax.DataflowBlock(_live(self._bindings))], var)
         attrs = {k: v for k, v in self.main.attrs.items() if k != NODES} if self.main.attrs else {}
         function = relax.Function(params, body, result.ty)
         mod = self.bb.get()
-        mod["main"] = function.with_attrs({**attrs, "global_symbol": "main", NODES: self._new_nodes})
+        names = {b.var.name for b in bindings_of(function)}
+        nodes = {k: v for k, v in self._new_nodes.items() if k in names}
+        mod["main"] = function.with_attrs({**attrs, "global_symbol": "main", NODES: nodes})
         return mod
 
     def _unique(self, stem: str) -> str:
