@@ -9,6 +9,7 @@ Choices where the manual is silent (none in favour of a better figure):
 * A padded store or prefetch moves the greater of the source's whole bursts and the destination's whole bursts.
 * Rows merge dimension by dimension: a row that happens to follow the last row of the plane before it starts a new run,
   and so does every repeated row.
+* A fill moves its destination's bytes ("the destination's" refers to the bytes named before it), not whole bursts.
 * If a gather's larger burst is the dense side's, each row is a run there at its actual address.
 * An img2col whose larger burst is that of l0a counts its runs at their addresses in l0a.
 * The index operand of a gather adds no bytes; that of a vector gather counts as an operand.

@@ -73,6 +73,16 @@ def _round_bytes(m: Any, op: Any, s: int, d: int) -> int:
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
+def _operand_bytes(m: Any, op: Any, o: int) -> int:
+    """Bytes that the elements of an operand take, repetitions included."""
+    _, _, dtype, rank, _, extents, _ = op
+    elements = 1
+    for axis in range(rank[o]):
+        elements *= extents[o, axis]
+    return row_bytes(elements, m.bits[dtype[o]])
+
+
+@njit(cache=True)  # type: ignore[untyped-decorator]
 def _pad_bytes(m: Any, op: Any, s: int, d: int, is_load: bool) -> int:
     """Bytes of a padded copy: the greater of the source's bursts and the destination's bytes (bursts if no load)."""
     _, scope, dtype, rank, address, extents, strides = op
@@ -81,10 +91,7 @@ def _pad_bytes(m: Any, op: Any, s: int, d: int, is_load: bool) -> int:
     read = shared_bytes(address[s], extents[s], strides[s], rank[s], bits, inner, m.burst[scope[s]])
     if not is_load:
         return max(read, side_bytes(address[d], extents[d], strides[d], rank[d], bits, m.burst[scope[d]]))
-    elements = 1
-    for axis in range(rank[d]):
-        elements *= extents[d, axis]
-    return max(read, row_bytes(elements, bits))
+    return max(read, _operand_bytes(m, op, d))
 
 
 @njit(cache=True)  # type: ignore[untyped-decorator]
@@ -204,7 +211,7 @@ def _dma_bytes(m: Any, op: Any, kind: int, s: int, d: int, index: int, is_load: 
     """Bytes of a transfer by its way of counting."""
     _, scope, dtype, rank, address, extents, strides = op
     if kind == _FILL:
-        return side_bytes(address[d], extents[d], strides[d], rank[d], m.bits[dtype[d]], m.burst[scope[d]])
+        return _operand_bytes(m, op, d)
     if kind == _TRANSPOSE:
         return side_bytes(address[s], extents[s], strides[s], rank[s], m.bits[dtype[s]], m.burst[scope[s]])
     if kind == _PAD:
