@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from tvm.tirx import AttrStmt, BufferStore, For, IfThenElse, PrimFunc, SeqStmt, Stmt
+from tvm.ir import TensorLoad
+from tvm.tirx import AttrStmt, BufferStore, FloatImm, For, IfThenElse, IntImm, PrimFunc, SeqStmt, Stmt
 
 from dsa_compiler.emit import tir
 from dsa_compiler.emit.context import Context
@@ -21,7 +22,7 @@ from dsa_compiler.emit.recognize_img2col import windows_to_rows
 from dsa_compiler.emit.recognize_matrix import products
 from dsa_compiler.emit.recognize_pair import first_products, require_same_region
 from dsa_compiler.emit.recognize_reduce import reductions
-from dsa_compiler.emit.recognize_transpose import transposes
+from dsa_compiler.emit.recognize_transpose import every_other, transposes
 from dsa_compiler.emit.recognize_vector import elementwise
 from dsa_compiler.emit.recognize_window import added_windows, windows
 from dsa_compiler.emit.vector_engine import VectorEngine
@@ -29,7 +30,9 @@ from dsa_compiler.emit.write_back import write
 from dsa_compiler.target import Target
 
 Recognizer = Callable[[Nest, Context], Iterator[Plan]]
-RECOGNIZERS: tuple[Recognizer, ...] = (copies, fills, transposes, windows_to_rows, products, elementwise, added_windows)
+RECOGNIZERS: tuple[Recognizer, ...] = (
+    copies, fills, transposes, every_other, windows_to_rows, products, elementwise, added_windows,
+)  # fmt: skip
 """Every family of instructions; each is asked about every nest."""
 
 PAIRS: tuple[Callable[[Nest, Nest, Context], Iterator[Plan]], ...] = (reductions, windows)
@@ -100,12 +103,18 @@ class Emission(KernelPass):
 
     def _walk_sequence(self, stmt: SeqStmt, scope: Scope) -> Stmt:
         done: list[Stmt] = []
-        stmts = list(stmt.seq)
-        at = 0
-        while at < len(stmts):
-            pair = self._pair(stmts[at], stmts[at + 1], scope) if at + 1 < len(stmts) else None
-            done.append(pair if pair is not None else self.walk(stmts[at], scope))
-            at += 2 if pair is not None else 1
+        todo: list[tuple[Stmt, bool]] = [(s, False) for s in stmt.seq]
+        while todo:
+            first, emitted = todo.pop(0)
+            if emitted:
+                done.append(first)
+                continue
+            at = _partner(first, todo)
+            pair = None if at is None else self._pair(first, todo[at][0], scope)
+            if pair is None or at is None:
+                done.append(self.walk(first, scope))
+            else:
+                todo[at] = (pair, True)
         return tir.sequence([s for s in done if not tir.is_nothing(s)] or [tir.nothing()])
 
     def _pair(self, first: Stmt, second: Stmt, scope: Scope) -> Stmt | None:
@@ -149,3 +158,31 @@ class Emission(KernelPass):
     def walk_marked(self, stmt: AttrStmt, scope: Scope) -> Stmt:
         """Marked regions: not yet."""
         return stmt
+
+
+def _partner(first: Stmt, rest: list[tuple[Stmt, bool]]) -> int | None:
+    """The place of the next statement that touches what an initialisation writes, past others that do not."""
+    store = _initialisation(first)
+    if store is None:
+        return None
+    source = store.value.source if isinstance(store.value, TensorLoad) else None
+    for at, (stmt, emitted) in enumerate(rest):
+        stores = [s.buffer for s in tir.stores_of(stmt)]
+        if any(b.same_as(store.buffer) for b in stores):
+            return None if emitted else at
+        if any(l.source.same_as(store.buffer) for l in tir.loads_of(stmt)):
+            return None
+        if source is not None and any(b.same_as(source) for b in stores):
+            return None
+    return None
+
+
+def _initialisation(stmt: Stmt) -> BufferStore | None:
+    """The store of a nest that stores a constant or an element as it is, guarded or not."""
+    if isinstance(stmt, IfThenElse) and stmt.else_case is None:
+        stmt = stmt.then_case
+    while isinstance(stmt, For) and not tir.is_compile_time(stmt):
+        stmt = stmt.body
+    if not isinstance(stmt, BufferStore):
+        return None
+    return stmt if isinstance(stmt.value, (IntImm, FloatImm, TensorLoad)) else None

@@ -5,15 +5,22 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tvm import tirx
-from tvm.tirx import AllocBuffer, BufferStore, Stmt, Var
+from tvm.tirx import AllocBuffer, BufferStore, SeqStmt, Stmt, Var
 
 from dsa_compiler.emit import tir
 from dsa_compiler.emit.accumulation import Accumulation, accumulation, reduced_axes
+from dsa_compiler.emit.context import Context
 from dsa_compiler.emit.expression import Apply, Const, Load, Node, Unmatched, spell
 from dsa_compiler.emit.kernel_pass import KernelPass, Scope
 from dsa_compiler.emit.nest import Nest, extract
+from dsa_compiler.emit.neutral import neutral
 from dsa_compiler.emit.patterns import fold
+from dsa_compiler.emit.recognize_matrix import factors
 from dsa_compiler.emit.recognize_vector import FLOATS, single, strip_rounding, strip_widening
+from dsa_compiler.emit.recognize_window import window_plan
+from dsa_compiler.emit.reduction_steps import reduce_stepwise
+from dsa_compiler.emit.restride import Restride
+from dsa_compiler.emit.vector_engine import VectorEngine
 from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.target import Target
 
@@ -57,48 +64,55 @@ class PreProcess(KernelPass):
             data = replace(data, value=fold(data.value))
         except Unmatched:
             return nest
-        if data.predicate or data.guards or _is_copy(data):
+        if data.guards:
+            return nest
+        if isinstance(data.value, Load):
+            split = Restride(nest, data, self.target, scope).split()
+            if split is not None:
+                return split
+        if data.predicate or _is_copy(data):
             return nest
         added = accumulation(data.value, data.store, data.loads)
         if added is not None and reduced_axes(data.store):
-            return self._accumulating(nest, data, added)
+            return self._accumulating(nest, data, added, scope)
         found = single(data.value)
         if found is not None and _reachable(data, found[1]):
             return nest
         return Splitter(nest, data, self.target, self.round_each).split(data.value)
 
-    def _accumulating(self, nest: Stmt, data: Nest, added: Accumulation) -> Stmt:
+    def _accumulating(self, nest: Stmt, data: Nest, added: Accumulation, scope: Scope) -> Stmt:
         """The expression that is accumulated, in a temporary, unless an instruction takes it with it."""
-        rest = strip_widening(added.rest)
-        if isinstance(rest, Load) or (isinstance(rest, Apply) and _carried(rest, added.op, data)):
+        if self._one_instruction(data, added.op, scope):
             return nest
+        rest = strip_widening(added.rest)
+        if isinstance(rest, Load) or _fused(rest, added.op):
+            steps = reduce_stepwise(nest, data, added, self.target, scope)
+            return nest if steps is None else self._again(steps, scope)
         root = Apply(added.op, (added.acc, added.rest), added.acc.dtype)
-        return Splitter(nest, data, self.target, self.round_each).split(root)
+        return self._again(Splitter(nest, data, self.target, self.round_each).split(root), scope)
+
+    def _again(self, stmt: Stmt, scope: Scope) -> Stmt:
+        """What came of splitting an accumulation may need splitting itself."""
+        return tir.sequence([self.walk(s, scope) for s in stmt.seq]) if isinstance(stmt, SeqStmt) else stmt
+
+    def _one_instruction(self, data: Nest, op: str, scope: Scope) -> bool:
+        """Whether a product or a window instruction carries the accumulation."""
+        if data.store.scope == "l0c" and factors(data) is not None:
+            return True
+        start = replace(data, value=Const(neutral(op, data.store.dtype), data.store.dtype))
+        context = Context(self.target, scope, VectorEngine(self.target, scope))
+        try:
+            window_plan(start, data, context)
+        except Unmatched:
+            return False
+        return True
 
 
-def _carried(rest: Apply, op: str, data: Nest) -> bool:
-    """Whether an accumulating instruction computes `rest` itself: products, sums of squares, greatest magnitudes."""
-    leaves = [strip_widening(_uncast(a)) for a in rest.args]
-    if not all(isinstance(leaf, Load) for leaf in leaves):
+def _fused(rest: Node, op: str) -> bool:
+    """Whether a reduction computes `rest` itself: sums of squares, greatest magnitudes."""
+    if not isinstance(rest, Apply) or (rest.op, op) not in (("square", "add"), ("abs", "max")):
         return False
-    if rest.op == "mul" and op == "add":
-        return data.store.scope == "l0c" and data.loads[leaves[0].slot].scope != "l1" or _windowed(data)
-    return (rest.op, op) in (("square", "add"), ("abs", "max"))
-
-
-def _uncast(node: Node) -> Node:
-    return node.args[0] if isinstance(node, Apply) and node.op == "cast" else node
-
-
-def _windowed(data: Nest) -> bool:
-    """Whether some dimension of an operand is walked by a kept and a reduced axis at once."""
-    gone = set(reduced_axes(data.store))
-    for access in data.loads:
-        for slopes in access.slopes:
-            walked = {n for n, s in enumerate(slopes) if not (isinstance(s, int) and s == 0)}
-            if walked & gone and walked - gone:
-                return True
-    return False
+    return isinstance(strip_widening(rest.args[0]), Load)
 
 
 def _is_copy(data: Nest) -> bool:
@@ -109,7 +123,7 @@ def _is_copy(data: Nest) -> bool:
     if isinstance(value, Load):
         source = data.loads[value.slot].scope
         pair = (source, data.store.scope)
-        return pair[0] in MEMORIES and pair[1] in ("l1", *MEMORIES) or pair in (
+        return (pair[0] in MEMORIES and pair[1] in ("l1", *MEMORIES)) or pair in (
             ("l1", "ddr"), ("l1", "llb"), ("l0c", "ddr"), ("l0c", "llb"), ("l1", "l0a"), ("l1", "l0b"), ("l0b", "l0c"),
         )  # fmt: skip
     if isinstance(value, Apply) and value.op == "cast" and isinstance(value.args[0], Load):
@@ -128,10 +142,6 @@ def strip_free(node: Node) -> Node:
     if isinstance(node, Apply) and node.op == "cast" and node.dtype == "float32" and node.args[0].dtype in FLOATS:
         return node.args[0]
     return node
-
-
-def _core(node: Node) -> Node:
-    return strip_rounding(node)
 
 
 class Splitter:
@@ -171,7 +181,7 @@ class Splitter:
         for arg in dict.fromkeys(self._operands(node)):
             self.uses[arg] = self.uses.get(arg, 0) + 1
             if self.uses[arg] == 1:
-                self._count(_core(arg))
+                self._count(strip_rounding(arg))
 
     def _operands(self, node: Apply) -> list[Node]:
         """What an operation reads: casts that an operand's own dtype carries are looked through."""
@@ -183,7 +193,7 @@ class Splitter:
             if arg in self.places:
                 continue
             if isinstance(arg, Apply):
-                self._prepare(_core(arg))
+                self._prepare(strip_rounding(arg))
                 self._materialize(arg, arg, node)
             elif isinstance(arg, Const):
                 self._constant(arg)
@@ -194,7 +204,7 @@ class Splitter:
         """Store the value of a node in a place of its own."""
         axes = self._axes(node)
         dtype = self._dtype(node, consumer)
-        reads = self._operands(_core(operation)) if isinstance(node, Apply) else []
+        reads = self._operands(strip_rounding(operation)) if isinstance(node, Apply) else []
         self._release(reads)
         buffer, indices = self._place(dtype, axes)
         value = self.leaves[node] if isinstance(node, Load) else spell(node, self.leaves)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+from dsa_compiler.emit import tir
 from dsa_compiler.emit.context import Context
 from dsa_compiler.emit.expression import Load, Unmatched
 from dsa_compiler.emit.nest import Access, Nest
-from dsa_compiler.emit.plan import Placed, Plan
+from dsa_compiler.emit.plan import Placed, Plan, placed
 from dsa_compiler.emit.vector_engine import Group, Part
 
 OPCODES = {
@@ -30,10 +32,44 @@ def transposes(nest: Nest, context: Context) -> Iterator[Plan]:
     if dst is None or src is None:
         return
     groups = context.engine.merged(nest.axes, [dst, src])
-    for row in groups:
-        for column in groups:
-            if row is not column and column.strides[0] == 1 and row.strides[1] == 1:
+    unit = context.engine.unit_elements
+    one_row = Group((), 1, 1, (unit(nest.store), 1), True)
+    one_column = Group((), 1, 1, (1, unit(source)), True)
+    for row in [*groups, one_row]:
+        for column in [*groups, one_column]:
+            if row is not column and column.strides[0] == 1 and row.strides[1] == 1 and row.axes + column.axes:
                 yield _plan(opcode, nest, (dst, src), (row, column), groups, context)
+
+
+def every_other(nest: Nest, context: Context) -> Iterator[Plan]:
+    """Plans of a copy on the vector engine that takes every other element of its source's rows."""
+    if not isinstance(nest.value, Load) or nest.predicate or nest.guards:
+        return
+    source = nest.loads[nest.value.slot]
+    pair = [n for n, s in enumerate(source.strides) if s == 2 and nest.store.strides[n] == 1]
+    dst, src = context.part("deinterleave", "dst", nest.store), context.part("deinterleave", "src", source)
+    if not pair or dst is None or src is None:
+        return
+    phase, base = _phase(source, context)
+    walked = replace(
+        source, base=base, strides=tuple(1 if n == pair[0] else s for n, s in enumerate(source.strides))
+    )  # fmt: skip
+    parts = [dst, replace(src, access=walked)]
+    for fit in context.engine.fits(nest.axes, parts, unmergeable=frozenset(pair)):
+        if fit.groups[-1].axes != (pair[0],):
+            continue
+        target, origin = placed(parts[0], fit, 0), placed(parts[1], fit, 1)
+        wide = (*origin.extents[:-1], origin.extents[-1] * 2)
+        origin = replace(origin, extents=wide, bounds=(*origin.bounds[:-1], origin.bounds[-1] * 2))
+        yield Plan("deinterleave", (target, origin), {"phase": phase}, fit.outer)
+
+
+def _phase(source: Access, context: Context) -> tuple[int, tuple[tir.Expr, ...]]:
+    """Whether the first element is the second of a pair that starts aligned, and the pair's start."""
+    last = context.scope.simplify(source.base[-1])
+    modular = context.scope.analyzer.modular_set(last)
+    odd = int(modular.coeff) % 2 == 0 and int(modular.base) % 2 == 1
+    return (1, (*source.base[:-1], last - 1)) if odd else (0, source.base)
 
 
 def _plan(

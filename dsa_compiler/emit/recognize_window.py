@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-import ml_dtypes
-import numpy as np
-
 from dsa_compiler.emit.accumulation import accumulation, reduced_axes
 from dsa_compiler.emit.context import Context
 from dsa_compiler.emit.expression import Apply, Const, Load, Node, Unmatched
 from dsa_compiler.emit.nest import Access, Nest
+from dsa_compiler.emit.neutral import is_neutral
 from dsa_compiler.emit.plan import Placed, Plan
 from dsa_compiler.emit.windows import (
     Count,
@@ -24,7 +22,6 @@ from dsa_compiler.emit.windows import (
     span_of,
     window_attrs,
 )
-from dsa_compiler.isa.dtypes import numpy_dtype
 
 POOLS = {"max": "pool_max", "add": "pool_sum"}
 
@@ -98,24 +95,6 @@ def _still(access: Access, axis: int) -> bool:
 
 def _starts_with_neutral(op: str, init: Nest) -> bool:
     return isinstance(init.value, Const) and is_neutral(op, init.value.value, init.store.dtype)
-
-
-def is_neutral(op: str, value: float, dtype: str) -> bool:
-    """Whether a first value leaves an accumulation as it is."""
-    if op in ("add", "logical_or"):
-        return value == 0
-    if op in ("mul", "logical_and"):
-        return value == 1
-    low, high = _limits(dtype)
-    return value <= low if op == "max" else value >= high
-
-
-def _limits(dtype: str) -> tuple[float, float]:
-    kind = numpy_dtype(dtype)
-    if np.issubdtype(kind, np.integer):
-        return float(np.iinfo(kind).min), float(np.iinfo(kind).max)
-    high = float(ml_dtypes.finfo(kind).max)
-    return -high, high
 
 
 def _channel(nest: Nest, source: Access) -> int:

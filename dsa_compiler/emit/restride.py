@@ -1,0 +1,131 @@
+"""Copies whose two sides are not contiguous along one axis, through L1: part of PreProcess."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm import tirx
+from tvm.tirx import BufferStore, Stmt
+
+from dsa_compiler.emit import tir
+from dsa_compiler.emit.expression import Load
+from dsa_compiler.emit.kernel_pass import Scope
+from dsa_compiler.emit.nest import Access, Nest
+from dsa_compiler.emit.temporaries import Temporary, temporary
+from dsa_compiler.isa.dtypes import item_bytes
+from dsa_compiler.target import Target
+
+MEMORIES = ("ddr", "llb")
+
+
+@dataclass(frozen=True)
+class Restride:
+    """One copy to be taken apart."""
+
+    stmt: Stmt
+    nest: Nest
+    target: Target
+    scope: Scope
+
+    @property
+    def source(self) -> Access:
+        """What is copied."""
+        assert isinstance(self.nest.value, Load)
+        return self.nest.loads[self.nest.value.slot]
+
+    def split(self) -> Stmt | None:
+        """The copy as several; None where one instruction does it or this pass knows no way."""
+        src, dst = self.source, self.nest.store
+        if any(a == b == 1 for a, b in zip(src.strides, dst.strides, strict=True)) or not self.nest.axes:
+            return None
+        from_memory, to_memory = src.scope in MEMORIES, dst.scope in MEMORIES
+        if from_memory == to_memory == False:  # noqa: E712
+            return None
+        if from_memory and not to_memory:
+            return self._load()
+        return self._store() if to_memory and not from_memory else None
+
+    def _contiguous(self, access: Access) -> int | None:
+        """The longest axis along which an access is contiguous."""
+        found = [n for n, s in enumerate(access.strides) if isinstance(s, int) and s == 1]
+        return max(found, key=lambda n: self.nest.axes[n].bound, default=None)
+
+    def _load(self) -> Stmt | None:
+        inner, along = self._contiguous(self.source), self._contiguous(self.nest.store)
+        if inner is not None and along is not None and self.target.features.transpose_load and not self.nest.predicate:
+            return None
+        if inner is None and along is not None:
+            every_other = self._every_other(along)
+            if every_other is not None:
+                return every_other
+        return self._through(inner)
+
+    def _store(self) -> Stmt:
+        return self._through(self._contiguous(self.nest.store))
+
+    def _through(self, inner: int | None) -> Stmt:
+        """Memory side by rows along `inner` (or of one element), then the vector engine's transpose, or before it."""
+        held = temporary("staged", self.nest.store.dtype, self.nest.axes, self._rows(inner), inner, self.target)
+        loops, store = self._parts()
+        return tir.sequence([
+            held.allocation,
+            held.write(loops, store.value),
+            tir.renew(tir.enclose(loops, BufferStore(store.buffer, held.read(), list(store.indices)))),
+        ])  # fmt: skip
+
+    def _rows(self, inner: int | None) -> list[int]:
+        """The other axes, in the order of the memory side's strides."""
+        access = self.source if self.source.scope in MEMORIES else self.nest.store
+        others = [n for n in range(len(self.nest.axes)) if n != inner]
+        return sorted(others, key=lambda n: -(s if isinstance(s := access.strides[n], int) else 0))
+
+    def _parts(self) -> tuple[list[tirx.For], BufferStore]:
+        loops, body = tir.peel(self.stmt)
+        return loops, body
+
+    def _every_other(self, along: int) -> Stmt | None:
+        """Every other element of rows that are copied whole: `t[.., 2 * a + phase]`."""
+        if self.source.strides[along] != 2 or self.nest.predicate:
+            return None
+        dim = next((d for d, s in enumerate(self.source.slopes) if s[along] == 2), None)
+        if dim is None or dim != len(self.source.slopes) - 1:
+            return None
+        phase = self._phase(dim, along)
+        if phase is None:
+            return None
+        return self._deinterleaved(dim, along, phase)
+
+    def _phase(self, dim: int, along: int) -> int | None:
+        """1 where the element before the first is in the row, 0 where the one after the last is."""
+        inner = self.scope.inside(tir.peel(self.stmt)[0])
+        load = self.nest.reads[self.nest.value.slot]
+        index = load.indices[dim]
+        if inner.lower(index) >= 1:
+            return 1
+        return 0 if inner.upper(index) + 1 < int(load.source.shape[dim]) else None
+
+    def _deinterleaved(self, dim: int, along: int, phase: int) -> Stmt:
+        axis = self.nest.axes[along]
+        loops, store = self._parts()
+        dtype = self.nest.store.dtype
+        rows = [n for n in self._rows(along)]
+        length = self.target.pitch(2 * axis.bound, item_bytes(dtype))
+        shape = (*(self.nest.axes[n].bound for n in rows), length)
+        buffer = tirx.decl_buffer(shape, dtype, "pairs", scope="global.l1", layout=None)
+        at = tuple(self.nest.axes[n].var for n in rows)
+        whole = tirx.Var(axis.var.name, axis.var.ty)
+        load = self.nest.reads[self.nest.value.slot]
+        indices = list(tir.substitute(list(load.indices), {axis.var: tir.integer(0, axis.var)}))
+        indices[dim] = indices[dim] - phase + whole
+        wide = [_doubled(l, whole) if l.loop_var.same_as(axis.var) else l for l in loops]
+        held = Temporary(buffer, (*at, whole))
+        back = BufferStore(store.buffer, buffer[(*at, axis.var * 2 + phase)], list(store.indices))
+        return tir.sequence([
+            held.allocation,
+            held.write(wide, load.source[tuple(indices)]),
+            tir.renew(tir.enclose(loops, back)),
+        ])  # fmt: skip
+
+
+def _doubled(loop: tirx.For, var: tirx.Var) -> tirx.For:
+    return tirx.For(var, loop.min, loop.extent * 2, loop.kind, loop.body)
