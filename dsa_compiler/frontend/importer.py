@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import onnx
 import tvm
 from onnx import GraphProto, ModelProto, NodeProto, TypeProto, helper
 from tvm import relax
@@ -100,9 +99,7 @@ class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
                 results = self._convert_stock(node, inputs)
             else:
                 attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-                results = converter(
-                    Node(node.op_type, node.name, attrs, self.opset, inputs, len(node.output), emit)
-                )
+                results = converter(Node(node.op_type, node.name, attrs, self.opset, inputs, len(node.output), emit))
         except UserError:
             raise
         except Exception as error:  # TVM raises many kinds
@@ -145,8 +142,3 @@ class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
                     table.update(dict.fromkeys(pending, node))
                     pending = []
         return table
-
-
-def onnx_type(code: int) -> str:
-    """Return the NumPy name of an ONNX element type."""
-    return str(onnx.helper.tensor_dtype_to_np_dtype(code))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import onnx
-from google.protobuf.message import DecodeError
-from onnx import ModelProto, numpy_helper
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import ModelProto
 
 from dsa_compiler.errors import UserError
 from dsa_compiler.frontend.fold import fold_constants
 from dsa_compiler.frontend.shapes import bind_shapes
 from dsa_compiler.frontend.simplify import name_nodes, remove_identities, remove_unused
 
-Source = str | os.PathLike[str] | bytes | ModelProto
+Source: TypeAlias = str | os.PathLike[str] | bytes | ModelProto
 Shapes = Mapping[str, Sequence[int]]
 
 OLDEST_OPSET = 7
@@ -29,6 +30,8 @@ def load_model(source: Source, shapes: Shapes | None = None, batch: int | None =
     a file that is no ONNX model or whose graph is malformed.
     """
     model = read_model(source)
+    for entry in model.opset_import:
+        entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
     check_graph(model)
     graph = model.graph
     initializers = {i.name for i in graph.initializer}
@@ -125,11 +128,3 @@ def check_graph(model: ModelProto) -> None:
     for output in graph.output:
         if output.name not in known:
             raise UserError(f"output {output.name!r} is never computed", where="model", action="repair the model")
-
-
-def constants(model: ModelProto) -> dict[str, onnx.TensorProto]:
-    """Return the initializers by name."""
-    return {t.name: t for t in model.graph.initializer}
-
-
-__all__ = ["check_graph", "constants", "load_model", "numpy_helper", "opset_of", "read_model"]

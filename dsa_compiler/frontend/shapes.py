@@ -86,11 +86,3 @@ def _bind_defaults(value: ValueInfoProto, batch: int | None, symbols: dict[str, 
         else:
             raise UserError(f"dimension {axis} ({symbol or 'unnamed'}) has no value", where=where,
                             action=f"give --shape {value.name}=... with every extent")  # fmt: skip
-
-
-def check_extents(model: ModelProto) -> None:
-    """Refuse inputs whose extents no memory can hold."""
-    for value in model.graph.input:
-        shape = static_shape(value)
-        if shape is not None and any(n > GREATEST_EXTENT for n in shape):
-            raise UserError(f"shape {shape} is absurd", where=f"input {value.name}", action="check the model")

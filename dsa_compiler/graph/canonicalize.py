@@ -18,7 +18,13 @@ import tvm
 from tvm import relax
 
 from dsa_compiler.graph.calls import (
-    constant_of, describe, is_constant, make_constant, op_name, plain, shape_of,
+    constant_of,
+    describe,
+    is_constant,
+    make_constant,
+    op_name,
+    plain,
+    shape_of,
 )  # fmt: skip
 from dsa_compiler.graph.rewriter import Rewriter
 
@@ -175,5 +181,3 @@ class _Canonicalize(Rewriter):
         "reshape": _to_reshape, "split": _split, "squeeze": _to_reshape, "stack": _stack, "strided_slice": _slice,
         "subtract": _inverse,
     }  # fmt: skip
-
-

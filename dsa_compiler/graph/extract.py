@@ -64,11 +64,7 @@ class _Extraction:
             for layer, views, output in self._drafts
         )
         used = {v.tensor for layer in layers for v in (*layer.inputs, layer.output)} | set(inputs) | set(outputs)
-        tensors = {
-            n: replace(t, dense=self._storage.is_dense(t))
-            for n, t in self._tensors.items()
-            if n in used
-        }
+        tensors = {n: replace(t, dense=self._storage.is_dense(t)) for n, t in self._tensors.items() if n in used}
         return LayerGraph(tensors, layers, inputs, outputs)
 
     def _tensor(self, name: str, like: Any, role: Role, shape: Sequence[int] | None = None) -> Lazy:
@@ -112,12 +108,9 @@ class _Extraction:
         name = op_name(call)
         if name == "strided_slice" and any(s < 0 for s in a.get("strides") or ()):
             return self._movement(var, call)
-        kind, args = {
-            "reshape": lambda: ("reshape", a["shape"]),
-            "permute_dims": lambda: ("permute", a["axes"]),
-            "broadcast_to": lambda: ("broadcast", a["shape"]),
-            "strided_slice": lambda: ("slice", expand_slice(source.shape, a)),
-        }[name]()
+        kind, key = {"reshape": ("reshape", "shape"), "permute_dims": ("permute", "axes"),
+                     "broadcast_to": ("broadcast", "shape"), "strided_slice": ("slice", "")}[name]  # fmt: skip
+        args = a[key] if key else expand_slice(source.shape, a)
         moved = source.then(kind, args)
         return moved if self._storage.possible(moved) else self._materialised(moved, source, var)
 
@@ -313,5 +306,3 @@ def _number(expr: Any) -> float | int | bool:
     assert value is not None and value.size == 1  # scalars alone stay inside a function
     item: float | int | bool = np.asarray(value).reshape(-1)[0].item()
     return item
-
-

@@ -14,7 +14,7 @@ from tvm import relax
 
 from dsa_compiler.frontend.importer import NODES
 from dsa_compiler.graph.calls import is_constant, op_name, plain, shape_of
-from dsa_compiler.graph.group import Group, group_bindings
+from dsa_compiler.graph.group import group_bindings
 from dsa_compiler.graph.rewriter import Rewriter, bindings_of, operands
 from dsa_compiler.operators.table import OPERATORS
 
@@ -46,7 +46,7 @@ class _Fuse(Rewriter):
 
     def __init__(self, mod: tvm.IRModule) -> None:
         super().__init__(mod)
-        self._groups: dict[Any, tuple[Group, list[Any]]] = {}
+        self._groups: dict[Any, list[Any]] = {}  # last variable -> master, members
         self._inner: set[Any] = set()
 
     def _live_bindings(self) -> list[Any]:
@@ -58,7 +58,7 @@ class _Fuse(Rewriter):
                 results |= {v for v in operands(aliases[var]) if isinstance(v, relax.Var)}
         for group in group_bindings(live, results):
             members = [live[i] for i in group.members]
-            self._groups[members[-1].var] = (group, [live[group.master], *members])
+            self._groups[members[-1].var] = [live[group.master], *members]
             self._inner |= {b.var for b in members[:-1]}
         return live
 
@@ -68,7 +68,7 @@ class _Fuse(Rewriter):
         if binding.var not in self._groups:
             super()._visit(binding)
             return
-        group, (master, *members) = self._groups[binding.var]
+        master, *members = self._groups[binding.var]
         nodes = list(dict.fromkeys(n for b in members if (n := str(self._old_nodes.get(b.var.name, "")))))
         self._node = str(self._old_nodes.get(master.var.name, "")) or (nodes[0] if nodes else "")
         function, arguments = _function(master, members, nodes, self._old_nodes)

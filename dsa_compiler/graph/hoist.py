@@ -136,5 +136,3 @@ def _before_reshape(value: Any, shape: tuple[int, ...], source: tuple[int, ...])
         if extent == wide.size and int(np.prod(source[:axis])) == before:
             return wide.reshape([extent if i == axis else 1 for i in range(len(source))])
     return None
-
-

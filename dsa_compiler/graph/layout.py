@@ -131,7 +131,7 @@ class _SetLayout(Rewriter):
     def _broadcastable(self, operand: Any, order: Order) -> Any:
         """Return an operand of at most the rank of `order` so that it broadcasts to a value in that order."""
         shape = shape_of(operand)
-        if not shape or int(np.prod(shape)) == 1 and is_constant(operand):
+        if not shape or (int(np.prod(shape)) == 1 and is_constant(operand)):
             value = constant_of(operand)
             return operand if value is None else make_constant(value.reshape(()))
         if len(shape) == len(order):
@@ -186,7 +186,8 @@ class _SetLayout(Rewriter):
         laid, a = self._laid_of(call.args[0]), describe(call).attrs
         rank = len(laid.order)
         given = a["axis"]
-        axes = sorted(x % rank for x in (range(rank) if given is None else [given] if isinstance(given, int) else given))
+        every = range(rank) if given is None else [given] if isinstance(given, int) else given
+        axes = sorted(x % rank for x in every)
         places = sorted(laid.order.index(x) for x in axes)
         fn = getattr(op, op_name(call))
         y = fn(laid.expr, axis=places[0] if isinstance(given, int) else places, keepdims=a["keepdims"])
@@ -269,9 +270,7 @@ class _SetLayout(Rewriter):
         expr = self._permuted(laid, before)
         return Laid(op.reshape(expr, [new_shape[x] for x in after]), after)
 
-    def _flattening(
-        self, laid: Laid, old_shape: tuple[int, ...], new_shape: tuple[int, ...], old: Any
-    ) -> Laid | None:
+    def _flattening(self, laid: Laid, old_shape: tuple[int, ...], new_shape: tuple[int, ...], old: Any) -> Laid | None:
         """Return a flattening without a permutation if products with constant weights alone use it."""
         if len(new_shape) != 2 or len(old_shape) < 3 or laid.order == tuple(range(len(old_shape))):
             return None

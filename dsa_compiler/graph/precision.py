@@ -39,8 +39,6 @@ class _SetPrecision(Rewriter):
 
     def finish(self, body: Any) -> Any:
         """Cast the results back to the model's dtypes."""
-        old = list(body.fields) if isinstance(body, relax.Tuple) else [body]
-        old = old if not isinstance(body.ty, relax.TupleType) or len(old) > 1 else old
         new = self.resolve(body)
         if isinstance(new, relax.Tuple):
             types = body.ty.fields

@@ -81,7 +81,7 @@ class _Recognize(Rewriter):
             return False
         erf = self.producer(total.args[0])
         scaled = self.producer(erf.args[0]) if op_name(erf) == "erf" else None
-        if op_name(scaled) != "multiply" or not scaled.args[0].same_as(x):
+        if scaled is None or op_name(scaled) != "multiply" or not scaled.args[0].same_as(x):
             return False
         factor = _number(scaled.args[1])
         return factor is not None and math.isclose(factor, math.sqrt(0.5), rel_tol=1e-3)
@@ -120,7 +120,12 @@ class _Recognize(Rewriter):
         axes = self._mean_axes(difference.args[1], x)
         mean = self.producer(total.args[0])
         square = self.producer(mean.args[0]) if op_name(mean) == "mean" else None
-        if axes is None or op_name(square) != "square" or self._mean_axes(total.args[0], mean.args[0]) != axes:
+        if (
+            axes is None
+            or square is None
+            or op_name(square) != "square"
+            or self._mean_axes(total.args[0], mean.args[0]) != axes
+        ):
             return None
         if not self._same_difference(square.args[0], difference, centered):
             return None
@@ -153,7 +158,7 @@ class _Recognize(Rewriter):
             return call
         gamma, beta = (constant_of(a) for a in norm.args[1:])
         attrs = describe(norm).attrs
-        if gamma is None or beta is None or len(attrs["axes"]) != 1 and op_name(norm) == "nn.layer_norm":
+        if gamma is None or beta is None or (len(attrs["axes"]) != 1 and op_name(norm) == "nn.layer_norm"):
             return call
         axis = attrs["axes"][0] if op_name(norm) == "nn.layer_norm" else attrs["channel_axis"]
         vector = channel_vector(value, shape_of(old), axis % len(shape_of(old)))

@@ -16,9 +16,7 @@ def output_extent(extent: int, kernel: int, stride: int, dilation: int, pad: int
     return (extent + pad - (kernel - 1) * dilation - 1) // stride + 1
 
 
-def _taps(
-    x: Array, kernel: tuple[int, int], attrs: Attrs, fill: float
-) -> Iterator[tuple[int, int, Array]]:
+def _taps(x: Array, kernel: tuple[int, int], attrs: Attrs, fill: float) -> Iterator[tuple[int, int, Array]]:
     """Yield (kh, kw, tap [n,oh,ow,c]) of `x` [n,h,w,c] padded with `fill`."""
     top, left, bottom, right = attrs["padding"]
     (sh, sw), (dh, dw) = attrs["strides"], attrs["dilation"]

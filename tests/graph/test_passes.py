@@ -56,7 +56,6 @@ def test_canonicalize_before_and_after():
     assert ops(mod) == ["reshape", "add", "clip"]
 
 
-
 @pytest.mark.parametrize(
     ("nodes", "expected"),
     [
@@ -239,9 +238,7 @@ def test_phases_compute_a_transposed_convolution(case):
         padded = np.pad(x[begin:end], (max(0, phase.begin), max(0, phase.end)))
         count = len(padded) - (len(phase.taps) - 1) * phase.dilation
         taps = [w[k] for k in phase.taps]
-        actual[r::stride] = [
-            sum(t * padded[q + j * phase.dilation] for j, t in enumerate(taps)) for q in range(count)
-        ]
+        actual[r::stride] = [sum(t * padded[q + j * phase.dilation] for j, t in enumerate(taps)) for q in range(count)]
     np.testing.assert_allclose(actual[:outputs], expected, atol=1e-12)
 
 

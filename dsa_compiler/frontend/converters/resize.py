@@ -30,11 +30,11 @@ def source_places(extent: int, outputs: int, scale: float, mode: str, roi: tuple
         start, end = roi
         if outputs == 1:
             return np.asarray([0.5 * (start + end) * (extent - 1)])
-        return start * (extent - 1) + x * (end - start) * (extent - 1) / (outputs - 1)
+        return np.asarray(start * (extent - 1) + x * (end - start) * (extent - 1) / (outputs - 1))
     if mode == "half_pixel_symmetric":
         adjustment = outputs / (scale * extent)
         center = extent / 2
-        return center * (1 - adjustment) + (x + 0.5) / scale - 0.5
+        return np.asarray(center * (1 - adjustment) + (x + 0.5) / scale - 0.5)
     return (x + 0.5) / scale - 0.5
 
 
@@ -139,9 +139,7 @@ def _resize(node: Node) -> Any:
     return x
 
 
-def _repeated(
-    node: Node, x: Any, extents: list[int], factors: list[float], places_mode: str, rounding: str
-) -> Any:
+def _repeated(node: Node, x: Any, extents: list[int], factors: list[float], places_mode: str, rounding: str) -> Any:
     """Repeat, in one step, along every axis where each element appears equally often."""
     shape = shape_of(x)
     repeats = []

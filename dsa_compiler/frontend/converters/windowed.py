@@ -166,11 +166,10 @@ def _average_pool(node: Node) -> Any:
     y = node.emit(y)
     counted = pads if node.attrs.get("count_include_pad") else [0, 0, 0, 0]
     extents = shape_of(x)[2:]
-    counts = [
-        _counts(extents[i], shape_of(y)[2 + i], kernel[i], strides[i], dilations[i], grown[i],
-                (counted[i], counted[2 + i]))  # fmt: skip
-        for i in range(2)
-    ]
+    counts = []
+    for i in range(2):
+        places = shape_of(y)[2 + i], kernel[i], strides[i], dilations[i], grown[i]
+        counts.append(_counts(extents[i], *places, (counted[i], counted[2 + i])))
     share = kernel[0] * kernel[1] / np.outer(*counts)
     if not np.all(share == 1):
         y = node.emit(op.multiply(y, relax.const(share.astype(dtype_of(y))[None, None])))
