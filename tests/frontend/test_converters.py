@@ -148,6 +148,49 @@ def test_what_is_not_supported_names_the_node(op, shape, constants, attrs, messa
         import_model(load_model(model))
 
 
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(
+    ("op", "gates", "attrs"), [("LSTM", 4, {}), ("GRU", 3, {}), ("GRU", 3, {"linear_before_reset": 1}), ("RNN", 1, {})]
+)
+def test_recurrent(op, gates, attrs, direction, build, compare):
+    count, hidden = (2 if direction == "bidirectional" else 1), 5
+    constants = {
+        "w": w(count, gates * hidden, 4),
+        "r": w(count, gates * hidden, hidden),
+        "b": w(count, 2 * gates * hidden),
+    }
+    inputs, names = {"x": [3, 2, 4], "h": [count, 2, hidden]}, ["x", "w", "r", "b", "", "h"]
+    outputs = ["y", "yh"]
+    if op == "LSTM":
+        inputs["c"] = [count, 2, hidden]
+        constants["p"] = w(count, 3 * hidden)
+        names, outputs = [*names, "c", "p"], ["y", "yh", "yc"]
+    node = helper.make_node(op, names, outputs, hidden_size=hidden, direction=direction, **attrs)
+    compare(build([node], inputs, outputs, constants))
+
+
+@pytest.mark.parametrize(
+    ("attrs", "message"),
+    [({"activations": ["Relu", "Tanh", "Tanh"]}, r"activations \['Relu'"), ({"clip": 1.0}, "attribute clip")],
+)
+def test_recurrent_variants_that_are_not_supported(attrs, message, build):
+    node = helper.make_node("LSTM", ["x", "w", "r"], ["y"], hidden_size=5, name="rec", **attrs)
+    model = build([node], {"x": [3, 2, 4]}, ["y"], {"w": w(1, 20, 4), "r": w(1, 20, 5)})
+    with pytest.raises(UserError, match=rf"\[LSTM rec\] {message}"):
+        import_model(load_model(model))
+
+
+@pytest.mark.parametrize("axis", [None, 1])
+def test_quantisation_there_and_back(axis, build, compare):
+    count = 1 if axis is None else 4
+    scale, zero = np.abs(w(count)) + 0.1, np.arange(count).astype(np.int8)
+    constants = {"s": scale if axis is not None else scale[0], "z": zero if axis is not None else zero[0]}
+    attrs = {} if axis is None else {"axis": axis}
+    nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], **attrs),
+             helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"], **attrs)]  # fmt: skip
+    assert compare(build(nodes, {"x": [3, 4]}, ["y"], constants)).counts() == {"elementwise": 1}
+
+
 def test_computed_indices_gather(build, compare):
     node = helper.make_node("Gather", ["t", "i"], ["y"])
     graph = compare(build([node], {"i": [2, 3]}, ["y"], {"t": w(5, 4)}, types={"i": 7}))

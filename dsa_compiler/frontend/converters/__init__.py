@@ -9,6 +9,8 @@ from typing import Final
 from dsa_compiler.frontend.converters.elementwise import elementwise_converters
 from dsa_compiler.frontend.converters.movement import movement_converters
 from dsa_compiler.frontend.converters.normalization import normalization_converters
+from dsa_compiler.frontend.converters.quantize import quantize_converters
+from dsa_compiler.frontend.converters.recurrent import recurrent_converters
 from dsa_compiler.frontend.converters.reduction import reduction_converters
 from dsa_compiler.frontend.converters.resize import resize_converters
 from dsa_compiler.frontend.converters.windowed import windowed_converters
@@ -21,6 +23,8 @@ CONVERTERS: Final[Mapping[tuple[str, str], Converter]] = MappingProxyType(
             elementwise_converters(),
             movement_converters(),
             normalization_converters(),
+            quantize_converters(),
+            recurrent_converters(),
             reduction_converters(),
             resize_converters(),
             windowed_converters(),

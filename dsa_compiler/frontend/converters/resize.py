@@ -19,13 +19,13 @@ def source_places(extent: int, outputs: int, scale: float, mode: str, roi: tuple
     """Return the place in the input, as a real number, of each output along one axis."""
     x = np.arange(outputs, dtype=np.float64)
     if mode == "asymmetric":
-        return x / scale
+        return np.asarray(x / scale)
     if mode == "align_corners":
-        return x * (extent - 1) / (outputs - 1) if outputs > 1 else x * 0
+        return np.asarray(x * (extent - 1) / (outputs - 1) if outputs > 1 else x * 0)
     if mode == "pytorch_half_pixel":
-        return (x + 0.5) / scale - 0.5 if outputs > 1 else x * 0
+        return np.asarray((x + 0.5) / scale - 0.5 if outputs > 1 else x * 0)
     if mode == "tf_half_pixel_for_nn":
-        return (x + 0.5) / scale
+        return np.asarray((x + 0.5) / scale)
     if mode == "tf_crop_and_resize":
         start, end = roi
         if outputs == 1:
@@ -35,7 +35,7 @@ def source_places(extent: int, outputs: int, scale: float, mode: str, roi: tuple
         adjustment = outputs / (scale * extent)
         center = extent / 2
         return np.asarray(center * (1 - adjustment) + (x + 0.5) / scale - 0.5)
-    return (x + 0.5) / scale - 0.5
+    return np.asarray((x + 0.5) / scale - 0.5)
 
 
 def nearest_index(places: Weights, extent: int, rounding: str) -> npt.NDArray[np.int64]:
