@@ -38,12 +38,16 @@ class Restride:
         src, dst = self.source, self.nest.store
         if any(a == b == 1 for a, b in zip(src.strides, dst.strides, strict=True)) or not self.nest.axes:
             return None
-        from_memory, to_memory = src.scope in MEMORIES, dst.scope in MEMORIES
-        if from_memory == to_memory == False:  # noqa: E712
+        if self._padded_from_one(src, dst):
             return None
-        if from_memory and not to_memory:
+        if src.scope in MEMORIES and dst.scope == "l1":
             return self._load()
-        return self._store() if to_memory and not from_memory else None
+        return self._store() if dst.scope in MEMORIES and src.scope in ("l1", "l0c") else None
+
+    def _padded_from_one(self, src: Access, dst: Access) -> bool:
+        """Whether the source has one element along the destination's rows and the rest is padding."""
+        checked = {n for c in self.nest.predicate for n in c.axes}
+        return any(a == 0 and b == 1 and n in checked for n, (a, b) in enumerate(zip(src.strides, dst.strides, strict=True)))
 
     def _contiguous(self, access: Access) -> int | None:
         """The longest axis along which an access is contiguous."""
@@ -64,14 +68,29 @@ class Restride:
         return self._through(self._contiguous(self.nest.store))
 
     def _through(self, inner: int | None) -> Stmt:
-        """Memory side by rows along `inner` (or of one element), then the vector engine's transpose, or before it."""
-        held = temporary("staged", self.nest.store.dtype, self.nest.axes, self._rows(inner), inner, self.target)
+        """Memory side by rows along `inner` (or of one element), then the vector engine's transpose, or before it.
+
+        What does not move along the destination's rows is held once and read again and again.
+        """
+        used = [n for n in range(len(self.nest.axes)) if not self._still(n)]
+        along = self._contiguous(self.nest.store)
+        if along is not None and along not in used:
+            inner = None
+        else:
+            used = list(range(len(self.nest.axes)))
+        rows = [n for n in self._rows(inner) if n in used]
+        held = temporary("staged", self.nest.store.dtype, self.nest.axes, rows, inner, self.target)
         loops, store = self._parts()
+        by_var = {a.var: n for n, a in enumerate(self.nest.axes)}
         return tir.sequence([
             held.allocation,
-            held.write(loops, store.value),
+            held.write([l for l in loops if by_var.get(l.loop_var) in used], store.value),
             tir.renew(tir.enclose(loops, BufferStore(store.buffer, held.read(), list(store.indices)))),
         ])  # fmt: skip
+
+    def _still(self, axis: int) -> bool:
+        stride = self.source.strides[axis]
+        return isinstance(stride, int) and stride == 0
 
     def _rows(self, inner: int | None) -> list[int]:
         """The other axes, in the order of the memory side's strides."""
@@ -96,13 +115,16 @@ class Restride:
         return self._deinterleaved(dim, along, phase)
 
     def _phase(self, dim: int, along: int) -> int | None:
-        """1 where the element before the first is in the row, 0 where the one after the last is."""
+        """1 where the element before the first is in the row, 0 where the one after the last is; None: neither is sure."""
         inner = self.scope.inside(tir.peel(self.stmt)[0])
         load = self.nest.reads[self.nest.value.slot]
-        index = load.indices[dim]
+        index, size = load.indices[dim], int(load.source.shape[dim])
+        modular = inner.analyzer.modular_set(inner.simplify(index))
+        if int(modular.coeff) % 2 == 0 and (int(modular.base) % 2 == 1 or size % 2 == 0):
+            return int(modular.base) % 2
         if inner.lower(index) >= 1:
             return 1
-        return 0 if inner.upper(index) + 1 < int(load.source.shape[dim]) else None
+        return 0 if inner.upper(index) + 1 < size else None
 
     def _deinterleaved(self, dim: int, along: int, phase: int) -> Stmt:
         axis = self.nest.axes[along]
