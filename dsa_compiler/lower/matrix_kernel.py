@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from tvm import tirx
 from tvm.tirx import PrimFunc
 
+from dsa_compiler.lower.pitch import accumulator_pitch, operand_pitch, scope_pitch
 from dsa_compiler.lower.tir import (
     Buffer,
     Expr,
@@ -40,6 +41,7 @@ from dsa_compiler.lower.tir import (
     tile_loop,
     when,
 )
+from dsa_compiler.target import Target
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -181,9 +183,9 @@ class MatrixKernel:
     """Builds the PrimFunc of one problem with one tiling."""
 
     def __init__(
-        self, problem: MatrixProblem, tiling: MatrixTiling, operands: MatrixOperands, pitch: Callable[[int, str], int]
+        self, problem: MatrixProblem, tiling: MatrixTiling, operands: MatrixOperands, target: Target
     ) -> None:
-        self.p, self.t, self.o, self.pitch = problem, tiling, operands, pitch
+        self.p, self.t, self.o, self.target = problem, tiling, operands, target
         p, t = problem, tiling
         self.row_blocks = ceil_div(p.out_height, t.piece_rows)
         self.column_blocks = ceil_div(p.out_width, t.piece_columns)
@@ -195,8 +197,12 @@ class MatrixKernel:
         self.panels = ceil_div(self.chunks_core, t.panel)
         self.k_blocks = (ceil_div(p.channels, t.c), p.kernel[0] // t.taps[0], p.kernel[1] // t.taps[1])
         self.k_chunk = t.taps[0] * t.taps[1] * t.c
-        self.n_pitch = pitch(t.n, p.dtype)
+        self.n_pitch = operand_pitch(t.n, p.dtype, target)
         self.extra_tiles: list[Buffer | None] = []
+
+    def pitch(self, extent: int, dtype: str) -> int:
+        """The pitch of a row in L1."""
+        return scope_pitch(extent, dtype, self.target, "l1")
 
     # ---- structure -------------------------------------------------------------------------------------------
     def build(self, name: str, parameters: Sequence[Buffer]) -> PrimFunc:
@@ -239,20 +245,22 @@ class MatrixKernel:
         rb = rb if rows > 1 else integer(0)
         y0, x0 = rb * self.t.piece_rows, xb * self.t.piece_columns
         a1 = None if self.t.stream_a else self._a_buffer()
-        head = [] if a1 is None else [allocate(a1, self.t.ring_a), self._load_a(a1, b, image, y0, x0)]
+        head = [] if a1 is None else [allocate(a1, self.t.ring_a)]
         if held is not None:
-            return when([guard], sequence(*head, self._chunks(b, image, y0, x0, cn, no, a1, held, load_b)))
+            return when([guard], sequence(*head, self._chunks(b, image, y0, x0, cn, no, a1, held, load_b, [])))
 
         def panel(no: Expr) -> Stmt:
             mine = self._panel_buffers()
-            return sequence(*self._allocations(mine), self._chunks(b, image, y0, x0, cn, no, a1, mine, load_b))
+            first = [is_zero(no)]
+            return sequence(*self._allocations(mine), self._chunks(b, image, y0, x0, cn, no, a1, mine, load_b, first))
 
         return when([guard], sequence(*head, tile_loop("panel", self.panels, panel)))
 
     def _chunks(
         self, b: Expr, image: Expr, y0: Expr, x0: Expr, cn: Expr, no: Expr, a1: Buffer | None,
-        held: dict[str, Buffer], load_b: Expr,
+        held: dict[str, Buffer], load_b: Expr, load_a: list[Expr],
     ) -> Stmt:  # fmt: skip
+        """The chunks of a panel; A and B are loaded piece by piece, each part when it is first needed."""
         t = self.t
 
         def chunk(ni: Expr) -> Stmt:
@@ -268,9 +276,16 @@ class MatrixKernel:
             if bias0 is not None:
                 held["bias0"] = bias0
                 head = [allocate(bias0, 2), move]
+
+            def tile(ty: Expr, tx: Expr) -> Stmt:
+                first_a = [*load_a, is_zero(ni), is_zero(tx)]
+                rows = None if a1 is None else self._load_rows(a1, b, image, y0, x0, ty, first_a)
+                first_b = [load_b, is_zero(ty), is_zero(tx)]
+                work = self._tile(b, image, y0, x0, ty * t.rows, tx * t.columns, number, ni, a1, held, first_b)
+                return sequence(rows, work)
+
             tiles = tile_loop("tile_y", ceil_div(t.piece_rows, t.rows), lambda ty: tile_loop(
-                "tile_x", ceil_div(t.piece_columns, t.columns),
-                lambda tx: self._tile(b, image, y0, x0, ty * t.rows, tx * t.columns, number, ni, a1, held)))  # fmt: skip
+                "tile_x", ceil_div(t.piece_columns, t.columns), lambda tx: tile(ty, tx)))  # fmt: skip
             return when(guards, sequence(when([load_b], loads) if loads is not None else None, *head, tiles))
 
         return tile_loop("chunk", t.panel, chunk)
@@ -308,7 +323,25 @@ class MatrixKernel:
         return [allocate(b, self.t.ring_b) for name, b in held.items() if name != "bias0"]
 
     # ---- loads -----------------------------------------------------------------------------------------------
-    def _load_a(self, a1: Buffer, b: Expr, image: Expr, y0: Expr, x0: Expr, c0: Expr | None = None) -> Stmt:
+    def _load_rows(
+        self, a1: Buffer, b: Expr, image: Expr, y0: Expr, x0: Expr, ty: Expr, first: list[Expr]
+    ) -> Stmt | None:
+        """Load the input rows that row `ty` of tiles is the first to need."""
+        p, t = self.p, self.t
+        if self.o.a_transposed or t.piece_rows == t.rows:
+            return when([*first, is_zero(ty)], self._load_a(a1, b, image, y0, x0))
+        step = t.rows * p.stride[0]
+        reach = p.rows_in(t.rows)
+        total = p.rows_in(t.piece_rows)
+        head = self._load_a(a1, b, image, y0, x0, rows=(integer(0), min(reach, total)))
+        tail = self._load_a(a1, b, image, y0, x0, rows=(ty * step + (reach - step), step))
+        return when(first, when([is_zero(ty)], head, tail))
+
+    def _load_a(
+        self, a1: Buffer, b: Expr, image: Expr, y0: Expr, x0: Expr, c0: Expr | None = None,
+        rows: tuple[Expr, int] | None = None,
+    ) -> Stmt:  # fmt: skip
+        """Load a piece, or `rows` (first, how many) of it, or one block of channels of it."""
         p, t = self.p, self.t
         channels = p.channels if c0 is None else t.c
         base = integer(0) if c0 is None else c0
@@ -322,9 +355,13 @@ class MatrixKernel:
             )
         top = y0 * p.stride[0] - p.pad[0]
         left = x0 * p.stride[1] - p.pad[1]
-        rows, columns = p.rows_in(t.piece_rows), p.columns_in(t.piece_columns)
+        piece = p.rows_in(t.piece_rows)
+        first, count = rows if rows is not None else (integer(0), piece)
+        columns = p.columns_in(t.piece_columns)
+        partial = rows is not None and t.piece_rows % t.rows != 0
 
-        def element(y: Expr, x: Expr, c: Expr) -> Stmt:
+        def element(r: Expr, x: Expr, c: Expr) -> Stmt:
+            y = first + r if rows is not None else r
             yy, xx = top + y, left + x
             value = self.o.a[tuple(self.o.a_index(b, image, yy, xx, base + c))]
             guards = [] if c0 is None else [below(base + c, p.channels, self.k_blocks[0] * t.c - 1)]
@@ -336,16 +373,16 @@ class MatrixKernel:
             else:
                 guards.append(below(yy, p.height, (self.row_blocks * t.piece_rows - 1) * p.stride[0] + p.rows_in(1) - 1))
                 guards.append(below(xx, p.width, (self.column_blocks * t.piece_columns - 1) * p.stride[1] + p.columns_in(1) - 1))
+            if partial:
+                guards.append(y < integer(piece))
             return when(guards, store(a1, [y, x, c], value))
 
-        return nest([("y", rows), ("x", columns), ("c", channels)], element)
+        return nest([("y", count), ("x", columns), ("c", channels)], element)
 
     def _load_chunk(self, held: dict[str, Buffer], b: Expr, number: Expr, ni: Expr) -> Stmt | None:
-        """Loads of one chunk of the panel: weights, bias, channel vectors."""
-        p, t, o = self.p, self.t, self.o
+        """Loads of what the epilogue needs of one chunk of the panel: bias, channel vectors."""
+        t, o = self.t, self.o
         stmts: list[Stmt] = []
-        if "b1" in held:
-            stmts.append(self._load_b(held["b1"], b, number, ni))
         if o.bias is not None:
             stmts.append(nest([("n", t.n)], lambda n: store(held["bias1"], [ni, n], o.bias[b, number, n])))
         for i, extra in enumerate(o.extras):
@@ -364,37 +401,39 @@ class MatrixKernel:
 
         return nest(axes, element)
 
-    def _load_b(self, b1: Buffer, b: Expr, number: Expr, ni: Expr) -> Stmt:
+    def _load_b(self, b1: Buffer, b: Expr, number: Expr, ni: Expr, cc: Expr, kc: Expr) -> Stmt:
+        """Load one k chunk of the panel's chunk `ni`."""
         p, t, o = self.p, self.t, self.o
         if o.b_index is None:
-            kc, k, n = self._b_chunk_shape()
-            return nest([("kc", kc), ("k", k), ("n", n)], lambda kc, k, n: store(b1, [ni, kc, k, n], o.b[b, number, kc, k, n]))
+            axes = [("k", self.k_chunk), ("n", self.n_pitch)]
+            return nest(axes, lambda k, n: store(b1, [ni, kc, k, n], o.b[b, number, kc, k, n]))
         index = o.b_index
-        most = self.chunks * t.n - 1
 
         def element(k: Expr, n: Expr) -> Stmt:
+            row = cc * t.c + k
             channel = number * t.n + n
-            place = [ni, n, k] if o.b_transposed else [ni, k, n]
-            return when([below(channel, p.out_channels, most)], store(b1, place, o.b[tuple(index(b, k, channel))]))
+            place = [ni, n, row] if o.b_transposed else [ni, row, n]
+            guards = [below(channel, p.out_channels, self.chunks * t.n - 1), below(row, p.channels, self.k_blocks[0] * t.c - 1)]
+            return when(guards, store(b1, place, o.b[tuple(index(b, row, channel))]))
 
         if o.b_transposed:
-            return nest([("n", t.n), ("k", p.channels)], lambda n, k: element(k, n))
-        return nest([("k", p.channels), ("n", t.n)], element)
+            return nest([("n", t.n), ("k", t.c)], lambda n, k: element(k, n))
+        return nest([("k", t.c), ("n", t.n)], element)
 
     def _move_bias(self, held: dict[str, Buffer], ni: Expr) -> tuple[Buffer | None, Stmt | None]:
         if self.o.bias is None:
             return None, None
         p, t = self.p, self.t
-        bias0 = buffer("bias0", (1, self.pitch(t.n, p.accumulator)), p.accumulator, "l0b")
+        bias0 = buffer("bias0", (1, accumulator_pitch(t.n, p.accumulator, self.target)), p.accumulator, "l0b")
         return bias0, nest([("n", t.n)], lambda n: store(bias0, [integer(0), n], held["bias1"][ni, n]))
 
     # ---- one tile --------------------------------------------------------------------------------------------
     def _tile(
         self, b: Expr, image: Expr, y0: Expr, x0: Expr, ty: Expr, tx: Expr, number: Expr, ni: Expr,
-        a1: Buffer | None, held: dict[str, Buffer],
+        a1: Buffer | None, held: dict[str, Buffer], load_b: list[Expr],
     ) -> Stmt:  # fmt: skip
         p, t = self.p, self.t
-        acc = buffer("acc", (t.rows, t.columns, self.pitch(t.n, p.accumulator)), p.accumulator, "l0c")
+        acc = buffer("acc", (t.rows, t.columns, accumulator_pitch(t.n, p.accumulator, self.target)), p.accumulator, "l0c")
         guards = self._tile_guards(y0, x0, ty, tx)
 
         def block(cc: Expr) -> Stmt:
@@ -405,7 +444,7 @@ class MatrixKernel:
                 base = integer(0)
             taps = tile_loop("kh_block", self.k_blocks[1], lambda kh: tile_loop(
                 "kw_block", self.k_blocks[2],
-                lambda kw: self._multiply(b, y0, x0, ty, tx, number, ni, (cc, kh, kw), base, a_tile, held, acc)))  # fmt: skip
+                lambda kw: self._multiply(b, y0, x0, ty, tx, number, ni, (cc, kh, kw), base, a_tile, held, acc, load_b)))  # fmt: skip
             return sequence(*load, taps)
 
         body = sequence(
@@ -444,21 +483,21 @@ class MatrixKernel:
 
     def _multiply(
         self, b: Expr, y0: Expr, x0: Expr, ty: Expr, tx: Expr, number: Expr, ni: Expr, block: tuple[Expr, Expr, Expr],
-        base: Expr, a1: Buffer, held: dict[str, Buffer], acc: Buffer,
+        base: Expr, a1: Buffer, held: dict[str, Buffer], acc: Buffer, load_b: list[Expr],
     ) -> Stmt:  # fmt: skip
-        """Moves and product of one k chunk."""
+        """Moves and product of one k chunk; `load_b` says when its part of the panel is not there yet."""
         p, t = self.p, self.t
-        a0 = buffer("a0", (t.rows * t.columns, self.pitch(self.k_chunk, p.dtype)), p.dtype, "l0a")
+        a0 = buffer("a0", (t.rows * t.columns, operand_pitch(self.k_chunk, p.dtype, self.target)), p.dtype, "l0a")
         b0 = buffer("b0", (self.k_chunk, self.n_pitch), p.dtype, "l0b")
         cc, kh, kw = block
         move_a = self._move_a(a0, a1, y0, x0, ty, tx, cc, kh * t.taps[0], kw * t.taps[1], base)
-        load, b1, b_base = self._b_source(held, b, number, ni, block)
+        load, b1, b_base = self._b_source(held, b, number, ni, block, load_b)
         move_b = self._move_b(b0, b1, b_base, cc, number)
         first = [c for c in (is_zero(cc), is_zero(kh), is_zero(kw)) if c is not True]
         init = self._initialise(acc, held, y0, x0, ty, tx, number)
         product = self._product(acc, a0, b0, y0, x0, ty, tx, cc, number)
         multiply = sequence(init, product) if not first else when(first, sequence(init, product), self._product(acc, a0, b0, y0, x0, ty, tx, cc, number))
-        return sequence(allocate(a0, t.ring_l0), move_a, *load, allocate(b0, t.ring_l0), move_b, multiply)
+        return sequence(*load, allocate(a0, t.ring_l0), move_a, allocate(b0, t.ring_l0), move_b, multiply)
 
     def _move_a(
         self, a0: Buffer, a1: Buffer, y0: Expr, x0: Expr, ty: Expr, tx: Expr, cc: Expr, kh0: Expr, kw0: Expr, base: Expr
@@ -479,16 +518,17 @@ class MatrixKernel:
         return nest([("r", t.rows), ("w", t.columns), ("kh", t.taps[0]), ("kw", t.taps[1]), ("c", t.c)], element)
 
     def _b_source(
-        self, held: dict[str, Buffer], b: Expr, number: Expr, ni: Expr, block: tuple[Expr, Expr, Expr]
+        self, held: dict[str, Buffer], b: Expr, number: Expr, ni: Expr, block: tuple[Expr, Expr, Expr], load_b: list[Expr]
     ) -> tuple[list[Stmt], Buffer, Callable[[Expr, Expr], list[Expr]]]:
         """Loads to do now, the buffer that holds the chunk's rows, and its index from (k, n)."""
         t, o = self.t, self.o
         cc, kh, kw = block
         kc = (cc * self.k_blocks[1] + kh) * self.k_blocks[2] + kw
         if not t.stream_b:
+            loads = [when(load_b, self._load_b(held["b1"], b, number, ni, cc, kc))]
             if o.b_index is None:
-                return [], held["b1"], lambda k, n: [ni, kc, k, n]
-            return [], held["b1"], lambda k, n: [ni, n, cc * t.c + k] if o.b_transposed else [ni, cc * t.c + k, n]
+                return loads, held["b1"], lambda k, n: [ni, kc, k, n]
+            return loads, held["b1"], lambda k, n: [ni, n, cc * t.c + k] if o.b_transposed else [ni, cc * t.c + k, n]
         if o.b_index is None:
             b1 = buffer("b1", (self.k_chunk, self.n_pitch), self.p.dtype, "l1")
             load = nest([("k", self.k_chunk), ("n", self.n_pitch)], lambda k, n: store(b1, [k, n], o.b[b, number, kc, k, n]))

@@ -82,12 +82,7 @@ def lower_matrix_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank:
     return _build(layer, graph, target, form, problem, chosen, bias, chain, extras)
 
 
-def _pitch(target: Target) -> Callable[[int, str], int]:
-    return lambda extent, dtype: target.pitch(extent, item_bytes(dtype))
-
-
 def _build(layer, graph, target, form, problem, tiling, bias, chain, extras) -> LoweredKernel:  # type: ignore[no-untyped-def]
-    pitch = _pitch(target)
     a = reach("a", form.a, graph, target)
     out = reach("out", form.seen(layer.output), graph, target)
     parameters = [Parameter(a.buffer, form.a.tensor)]
@@ -95,7 +90,7 @@ def _build(layer, graph, target, form, problem, tiling, bias, chain, extras) -> 
         a.buffer, lambda *at: a.index(form.a_at(*at)), None, None, out.buffer, lambda p: out.index(form.out_at(p)),
         a_transposed=form.a_transposed, b_transposed=form.b_transposed,
     )  # fmt: skip
-    plan = MatrixKernel(problem, tiling, operands, pitch)
+    plan = MatrixKernel(problem, tiling, operands, target)
     if form.weights is not None:
         weights = constant_parameter("b", chunk_weights(form.weights, plan), problem.dtype)
         parameters.append(weights)
@@ -112,7 +107,7 @@ def _build(layer, graph, target, form, problem, tiling, bias, chain, extras) -> 
     if not chain.identity:
         operands = replace(operands, epilogue=lambda acc, values: chain.value(acc, values))
     parameters.append(Parameter(out.buffer, layer.output.tensor, written=True))
-    kernel = MatrixKernel(problem, tiling, operands, pitch)
+    kernel = MatrixKernel(problem, tiling, operands, target)
     func = kernel.build(layer.name, [p.buffer for p in parameters])
     return LoweredKernel(layer.name, func, tuple(parameters), str(tiling))
 
@@ -168,17 +163,10 @@ def _conv_form(layer: Layer, graph: LayerGraph, target: Target) -> _Form:
     per_group, out_group = channels // groups, outputs // groups
     values = materialize(kernel, graph.tensors[kernel.tensor])
     weights = values.reshape(kh, kw, per_group, groups, out_group).transpose(3, 0, 1, 2, 4)
-    unit = max(1, 8 // item_bytes(graph.tensors[data.tensor].dtype))
-    padded = ceil_div(per_group, unit) * unit
-    if padded != per_group and (groups > 1 or kh * kw == 1):
-        padded = per_group
     problem = MatrixProblem(
-        groups, images, height, width, padded, out_height, out_width, out_group, (kh, kw),
+        groups, images, height, width, per_group, out_height, out_width, out_group, (kh, kw),
         tuple(call.attrs["strides"]), tuple(call.attrs["dilation"]), (top, left),
-        source_channels=per_group if padded != per_group else 0,
     )  # fmt: skip
-    if padded != per_group:
-        weights = np.concatenate([weights, np.zeros((*weights.shape[:3], padded - per_group, out_group), weights.dtype)], 3)
     plain = (kh, kw) == (1, 1) and problem.stride == (1, 1) and not any((top, left, bottom, right))
     others = [v for i, v in enumerate(layer.inputs) if ("input", i) not in call.args]
     pixels = join_rows(data)
@@ -186,6 +174,11 @@ def _conv_form(layer: Layer, graph: LayerGraph, target: Target) -> _Form:
         rows = images * height * width
         flat = replace(problem, images=1, height=rows, width=1, out_height=rows, out_width=1)
         return _row_form(flat, pixels, weights)
+    unit = max(1, 8 // item_bytes(graph.tensors[data.tensor].dtype))
+    missing = -per_group % unit
+    if missing:
+        problem = replace(problem, channels=per_group + missing, source_channels=per_group)
+        weights = np.concatenate([weights, np.zeros((*weights.shape[:3], missing, out_group), weights.dtype)], 3)
 
     def a_at(b: Expr, image: Expr, y: Expr, x: Expr, c: Expr) -> list[Expr]:
         return [image, y, x, c + b * per_group if groups > 1 else c]

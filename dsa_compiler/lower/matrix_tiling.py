@@ -7,15 +7,23 @@ engines and of the shared memory, plus the time until the first product can star
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from dsa_compiler.errors import Infeasible
 from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.lower.matrix_kernel import MatrixProblem, MatrixTiling, ceil_div
+from dsa_compiler.lower.pipeline_model import LONGEST, Machine, Steps, simulate_steps
+from dsa_compiler.lower.pitch import accumulator_pitch, operand_pitch
 from dsa_compiler.target import Target
 
-L0_KEPT = 12
+L0_KEPT = 6
+PRUNE = 1.1
+SIMULATED = 96
+NEAR = 1.4
 FLAG_USES = 3
 """Waits and sets that a product or move carries, typically."""
 
@@ -81,24 +89,36 @@ def choose_matrix_tiling(problem: MatrixProblem, traffic: MatrixTraffic, target:
 def rank_matrix_tilings(
     problem: MatrixProblem, traffic: MatrixTraffic, target: Target
 ) -> list[tuple[float, MatrixTiling]]:
-    """All feasible candidates with their estimated cycles, best first."""
+    """Feasible candidates with their estimated cycles, best first; those that cannot come near are left out."""
     model = _Model(problem, traffic, target)
     tiles = sorted(model.l0_tiles(), key=model.inner_cycles)
-    ranked = [
-        (model.estimate(t).cycles, t) for tile in _diverse(tiles) for t in model.tilings(tile) if model.l1_bytes(t) <= target.memory["l1"].size
-    ]
-    return sorted(ranked, key=lambda item: item[0])
+    ranked: list[tuple[float, MatrixTiling]] = []
+    best = float("inf")
+    for tile in _diverse(tiles):
+        if model.least_cycles(tile) > best * PRUNE and ranked:
+            continue
+        for tiling in model.tilings(tile):
+            if model.l1_bytes(tiling) <= target.memory["l1"].size:
+                cycles = model.estimate(tiling).cycles
+                best = min(best, cycles)
+                ranked.append((cycles, tiling))
+    ranked.sort(key=lambda item: item[0])
+    near = [t for cycles, t in ranked[:SIMULATED] if cycles <= ranked[0][0] * NEAR]
+    simulated = sorted(((model.simulate(t), t) for t in near), key=lambda item: item[0])
+    return simulated + ranked[len(near) :]
 
 
 def _diverse(tiles: list[L0Tile]) -> list[L0Tile]:
-    """The cheapest tiles, no more than a few of the same row and column shape, and the smallest one as a last resort."""
+    """The cheapest tiles of every width in n, a few of one shape at most, and the smallest as a last resort."""
     kept: list[L0Tile] = []
+    shapes: Counter[tuple[int, int, int]] = Counter()
+    widths: Counter[int] = Counter()
     for tile in tiles:
-        same = sum(1 for k in kept if (k.rows, k.columns) == (tile.rows, tile.columns))
-        if same < 3:
+        shape = (tile.rows, tile.columns, tile.n)
+        if shapes[shape] < 2 and widths[tile.n] < L0_KEPT:
             kept.append(tile)
-        if len(kept) == L0_KEPT:
-            break
+            shapes[shape] += 1
+            widths[tile.n] += 1
     small = sorted(tiles, key=lambda t: t.rows * t.columns * t.n * t.c)[:2]
     return kept + [t for t in small if t not in kept]
 
@@ -118,12 +138,12 @@ class _Model:
         for rows, columns in self._pixel_tiles():
             m = rows * columns
             for n in self._n_tiles():
-                if 2 * m * self.target.pitch(n, self.acc_item) * self.acc_item > memory["l0c"].size:
+                if 2 * m * self._acc_pitch(n) * self.acc_item > memory["l0c"].size:
                     continue
-                bias = 2 * n * self.acc_item if self.traffic.bias else 0
+                bias = 2 * self._acc_pitch(n) * self.acc_item if self.traffic.bias else 0
                 for taps, c in self._k_chunks():
-                    k_pitch = self.target.pitch(taps[0] * taps[1] * c, self.item)
-                    n_pitch = self.target.pitch(n, self.item)
+                    k_pitch = operand_pitch(taps[0] * taps[1] * c, self.p.dtype, self.target)
+                    n_pitch = operand_pitch(n, self.p.dtype, self.target)
                     a, b = m * k_pitch * self.item, taps[0] * taps[1] * c * n_pitch * self.item
                     if 2 * a <= memory["l0a"].size and 2 * _up(b, memory["l0b"].alignment) + bias <= memory["l0b"].size:
                         yield L0Tile(rows, columns, n, taps, c)
@@ -136,10 +156,13 @@ class _Model:
             most = min(p.out_height, max(1, min(limit, 512) // w))
             rows = {most} | {r for r in range(1, most + 1) if r <= 8 or r % 8 == 0} | {ceil_div(p.out_height, j) for j in range(1, 17)}
             rows |= {min(most, _up(ceil_div(p.out_height, j), self.um)) for j in range(1, 33)}
+            if self.traffic.a_transposed:
+                unit = self.target.row_elements(self.item)
+                rows = {min(_up(r, unit), p.out_height) for r in rows if _up(r, unit) <= limit}
             for r in sorted(rows):
                 if r > 1 and p.out_width % w:
                     continue            # the rows of an img2col are tight, those of a short tile would not be
-                if r <= most and (self._waste(r * w) <= 1.35 or r == most or r == 1):
+                if self.traffic.a_transposed or (r <= most and (self._waste(r * w) <= 1.35 or r in (most, 1))):
                     tiles.append((r, w))
         return tiles
 
@@ -175,6 +198,10 @@ class _Model:
         chunks = ceil_div(p.channels, tile.c) * (p.kernel[0] // tile.taps[0]) * (p.kernel[1] // tile.taps[1])
         return tiles * chunks * max(self._product(tile), self._moves(tile)) + tiles * 8
 
+    def least_cycles(self, tile: L0Tile) -> float:
+        """Cycles that no placement of the tile can go below: its products and moves, evenly over all cores."""
+        return self.inner_cycles(tile) * self.p.images * self.p.batches / self.target.cores
+
     def _product(self, tile: L0Tile) -> float:
         k = min(tile.c, self.p.channels) * tile.taps[0] * tile.taps[1]
         steps = ceil_div(tile.rows * tile.columns, self.um) * ceil_div(tile.n, self.un) * ceil_div(k, self.uk)
@@ -195,7 +222,7 @@ class _Model:
         row_tiles, column_tiles = ceil_div(p.out_height, tile.rows), ceil_div(p.out_width, tile.columns)
         chunks = ceil_div(p.out_channels, tile.n)
         for cores in self._core_splits(chunks):
-            for in_rows in sorted({1, 2, 4, 8, 16, row_tiles} & set(range(1, row_tiles + 1))):
+            for in_rows in sorted({1, 2, 3, 4, 8, 16, row_tiles} & set(range(1, row_tiles + 1))):
                 for in_columns in {1, column_tiles}:
                     base = MatrixTiling(
                         cores, tile.rows * in_rows, tile.columns * in_columns, tile.rows, tile.columns, tile.n,
@@ -228,6 +255,10 @@ class _Model:
         return sorted(s for s in splits if 2 * s[0] * s[1] * s[2] >= most)
 
     # ---- costs -----------------------------------------------------------------------------------------------
+    def _acc_pitch(self, n: int) -> int:
+        """Elements of a row of accumulators in l0c."""
+        return accumulator_pitch(n, self.p.accumulator, self.target)
+
     def l1_bytes(self, t: MatrixTiling) -> int:
         """L1 bytes of all rings; pieces, panels, output tiles and operands of the epilogue."""
         p, pitch = self.p, self.target.pitch
@@ -308,6 +339,71 @@ class _Model:
             stored / engine.store.port_bandwidth + stores * engine.store.startup, ddr / bandwidth * 1.02, fill, drain,
         )  # fmt: skip
 
+    def simulate(self, t: MatrixTiling) -> float:
+        """The time of a tiling by a simulation of its pipeline; see `pipeline_model`."""
+        p, target = self.p, self.target
+        gb, gm, gn = t.cores
+        row_tiles, column_tiles = ceil_div(t.piece_rows, t.rows), ceil_div(t.piece_columns, t.columns)
+        row_blocks, column_blocks = ceil_div(p.out_height, t.piece_rows), ceil_div(p.out_width, t.piece_columns)
+        pieces = p.images * row_blocks * column_blocks
+        pieces_core, batches_core = ceil_div(pieces, gm), ceil_div(p.batches, gb)
+        chunks_core = ceil_div(ceil_div(p.out_channels, t.n), gn)
+        panels = ceil_div(chunks_core, t.panel)
+        order = _tile_order(t, batches_core, pieces_core, panels, chunks_core, row_tiles, column_tiles)
+        total = batches_core * pieces_core * chunks_core * row_tiles * column_tiles
+        batch, piece, chunk, ty, tx = order
+        inside = ty * t.rows + (piece % (row_blocks * column_blocks)) // column_blocks * t.piece_rows < p.out_height
+        k_chunks = ceil_div(p.channels, t.c) * (p.kernel[0] // t.taps[0]) * (p.kernel[1] // t.taps[1])
+        tile = L0Tile(t.rows, t.columns, t.n, t.taps, t.c)
+        work = np.where(inside, k_chunks * max(self._product(tile), self._moves(tile)), 0.0)
+        first_chunk = chunk % t.panel == 0 if t.panel_outer else chunk == 0
+        load_a, load_b = self._load_bytes(t, first_chunk, chunk, piece, ty, tx, k_chunks)
+        share = 1 if target.features.multicast else 0
+        a_flows = gb * min(gm, pieces) * (1 if share else gn)
+        b_flows = gb * gn * (1 if share else min(gm, pieces))
+        out = float(t.rows * t.columns * t.n * self.out_item)
+        load = load_a + load_b + self.traffic.extras * out
+        cores = min(target.cores, gb * min(gm, pieces) * gn)
+        flows = (load_a * a_flows + load_b * b_flows + self.traffic.extras * out * cores) / np.maximum(load, 1.0)
+        early = np.where(load_b > 0, 1.0 - 1.0 / k_chunks, 0.0)
+        after = _slots(batch, piece, chunk, load_a, t)
+        if t.stream_a or t.stream_b:
+            # a streamed operand is at most a ring of k chunks ahead, and waits behind other loads of its queue
+            ahead = 1 + min(t.ring_b if t.stream_b else 99, t.ring_a if t.stream_a else 99) // (k_chunks + 1)
+            after = np.maximum(after, np.arange(len(ty)) - ahead)
+            early = np.full(len(ty), 1.0 - 1.0 / k_chunks)
+        engine = target.engine
+        startup = engine.load.startup + 2
+        steps = Steps(
+            np.where(load > 0, load + startup * engine.load.port_bandwidth, 0.0), np.maximum(flows, 1.0), after, early, work,
+            np.where(inside, self._vector(t), 0.0), np.where(inside, out, 1.0),
+        )  # fmt: skip
+        machine = Machine(
+            engine.load.port_bandwidth, engine.store.port_bandwidth, target.memory["ddr"].bandwidth,
+            target.memory["ddr"].latency, cores, t.ring_out,
+        )  # fmt: skip
+        return simulate_steps(steps, machine, total)
+
+    def _load_bytes(self, t, first_chunk, chunk, piece, ty, tx, k_chunks):  # type: ignore[no-untyped-def]
+        """Bytes of A and of B that each step is the first to need."""
+        p = self.p
+        whole = float(self._a_piece_bytes(t))
+        rows_all = p.rows_in(t.piece_rows)
+        head, step = min(p.rows_in(t.rows), rows_all), min(t.rows * p.stride[0], rows_all)
+        chunk_bytes = float(self._b_chunk_bytes(t))
+        if t.stream_a:
+            load_a = np.full(len(ty), whole * ceil_div(p.channels, t.c))
+        else:
+            part = np.where(ty == 0, whole * head / rows_all, whole * step / rows_all)
+            load_a = np.where(first_chunk & (tx == 0), part, 0.0)
+        if t.stream_b:
+            load_b = np.full(len(ty), chunk_bytes)
+        else:
+            first = (ty == 0) & (tx == 0) & ((piece == 0) if t.panel_outer else True)
+            load_b = np.where(first, chunk_bytes, 0.0)
+        del chunk, k_chunks
+        return load_a, load_b
+
     def _transfers(self, t: MatrixTiling, batches: int, a_loads: int, b_loads: int, tiles: float) -> tuple[float, float]:
         k_chunks = ceil_div(self.p.channels, t.c)
         loads = batches * (a_loads * (k_chunks if t.stream_a else 1) + b_loads * (k_chunks if t.stream_b else 1))
@@ -329,6 +425,29 @@ class _Model:
         aligned = self.target.pitch(t.n, self.out_item) == t.n
         rows = 0 if aligned else t.rows * t.columns * vector.row_overhead
         return first + others + self.traffic.vector_ops * (vector.startup + rows + 3)
+
+
+def _tile_order(t, batches, pieces, panels, chunks, row_tiles, column_tiles):  # type: ignore[no-untyped-def]
+    """Batch, piece, chunk, row and column of the first tiles of a core, in the order of the kernel's loops."""
+    inner = row_tiles * column_tiles
+    number = np.arange(min(batches * pieces * chunks * inner, LONGEST))
+    tx, ty = number % column_tiles, number // column_tiles % row_tiles
+    rest = number // inner
+    if not t.panel_outer or panels == 1:
+        return rest // (chunks * pieces), rest // chunks % pieces, rest % chunks, ty, tx
+    # panel by panel; the last one may hold fewer chunks
+    batch, place = rest // (chunks * pieces), rest % (chunks * pieces)
+    panel = np.minimum(place // (t.panel * pieces), panels - 1)
+    width = np.minimum(t.panel, chunks - panel * t.panel)
+    place = place - panel * t.panel * pieces
+    return batch, place // width, panel * t.panel + place % width, ty, tx
+
+
+def _slots(batch, piece, chunk, load_a, t):  # type: ignore[no-untyped-def]
+    """For each step that loads, the last step that uses the slot which its load of A fills; -1 if it is free."""
+    visit = np.cumsum(np.diff(batch * 1_000_003 + piece * 1009 + (chunk // t.panel if t.panel_outer else 0), prepend=-1) != 0)
+    last = np.searchsorted(visit, visit - t.ring_a, side="right") - 1
+    return np.where((load_a > 0) & (visit > t.ring_a), last, -1).astype(np.int64)
 
 
 def _up(value: int, unit: int) -> int:
