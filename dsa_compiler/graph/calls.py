@@ -91,4 +91,4 @@ def is_constant(expr: Any) -> bool:
 
 def make_constant(value: npt.NDArray[Any]) -> Any:
     """Return a constant expression."""
-    return relax.const(np.ascontiguousarray(value).reshape(value.shape))
+    return relax.const(np.ascontiguousarray(value).reshape(value.shape), str(value.dtype))

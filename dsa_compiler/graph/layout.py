@@ -115,6 +115,8 @@ class _SetLayout(Rewriter):
     def _elementwise(self, call: relax.Call, old: Any) -> Laid:
         shape = shape_of(old)
         tensors = [a for a in call.args if isinstance(getattr(a, "ty", None), relax.TensorType)]
+        if all(is_constant(a) or len(shape_of(a)) < len(shape) for a in tensors):
+            return self._plain(call, old)
         order = self._common_order(tensors, shape)
         args = [self._broadcastable(a, order) if a in tensors else a for a in call.args]
         return Laid(relax.Call(call.op, args, call.attrs, call.ty_args), order)

@@ -18,9 +18,9 @@ def erf(x: Array) -> Array:
 
 
 def sigmoid(x: Array) -> Array:
-    """Return 1 / (1 + exp(-x)) without overflow."""
-    half = x.dtype.type(0.5) if x.dtype.kind == "f" else 0.5
-    return np.asarray(half * (np.tanh(half * x) + 1))
+    """Return 1 / (1 + exp(-x)) without overflow, exact to the last digits for large negative `x` too."""
+    e = np.exp(-np.abs(x))
+    return np.asarray(np.where(x >= 0, 1, e) / (1 + e), x.dtype)
 
 
 def softplus(x: Array) -> Array:

@@ -10,7 +10,7 @@ from tvm.script import relax as R
 
 from dsa_compiler.frontend import import_model, load_model
 from dsa_compiler.graph import optimize, run_relax
-from dsa_compiler.graph.calls import op_name
+from dsa_compiler.graph.calls import make_constant, op_name
 from dsa_compiler.graph.canonicalize import canonicalize
 from dsa_compiler.graph.fold import fold
 from dsa_compiler.graph.fold_scale import fold_scale
@@ -250,3 +250,8 @@ def test_level_one_runs_on_the_cpu(build):
     inputs = {"x": weights(1, 2, 6, 6)}
     before, after = run_relax(mod, inputs)["y"], run_relax(optimize(mod), inputs)["y"]
     np.testing.assert_allclose(before, after, rtol=1e-5)
+
+
+def test_constants_keep_their_integer_type():
+    for dtype in ("int64", "int32", "bool", "float16"):
+        assert str(make_constant(np.zeros((), dtype)).ty.dtype) == dtype

@@ -124,3 +124,8 @@ def test_categories():
     assert {o.category for o in OPERATORS.values()} == {
         "elementwise", "reduction", "convolution", "matmul", "pooling", "softmax", "normalization", "movement", "gather"
     }  # fmt: skip
+
+
+def test_sigmoid_keeps_its_digits_far_from_zero():
+    x = np.array([-15.0, -60.0], np.float32)
+    np.testing.assert_allclose(sigmoid(x), np.exp(x.astype(np.float64)), rtol=1e-6)

@@ -54,10 +54,10 @@ def nearest_index(places: Weights, extent: int, rounding: str) -> npt.NDArray[np
 def _kernel(mode: str, distance: Weights, a: float) -> Weights:
     d = np.abs(distance)
     if mode == "linear":
-        return np.maximum(0, 1 - d)
+        return np.asarray(np.maximum(0, 1 - d))
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    return np.where(d <= 1, near, np.where(d < 2, far, 0))
+    return np.asarray(np.where(d <= 1, near, np.where(d < 2, far, 0)))
 
 
 def interpolation(
