@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
+from tvm import tirx
 from tvm.ir import TensorLoad
 from tvm.tirx import AttrStmt, BufferStore, FloatImm, For, IfThenElse, IntImm, PrimFunc, SeqStmt, Stmt
 
@@ -14,7 +16,9 @@ from dsa_compiler.emit.context import Context
 from dsa_compiler.emit.cost_model import CostModel
 from dsa_compiler.emit.expression import Unmatched
 from dsa_compiler.emit.kernel_pass import KernelPass, Scope
-from dsa_compiler.emit.nest import Nest, extract
+from dsa_compiler.emit.marked import PRAGMA, named_instruction, plans_as_named
+from dsa_compiler.emit.nest import Axis, Nest, extract
+from dsa_compiler.emit.outline import Leftover
 from dsa_compiler.emit.patterns import fold
 from dsa_compiler.emit.plan import Plan
 from dsa_compiler.emit.recognize_copy import copies, fills
@@ -27,6 +31,7 @@ from dsa_compiler.emit.recognize_vector import elementwise
 from dsa_compiler.emit.recognize_window import added_windows, windows
 from dsa_compiler.emit.vector_engine import VectorEngine
 from dsa_compiler.emit.write_back import write
+from dsa_compiler.errors import UserError
 from dsa_compiler.target import Target
 
 Recognizer = Callable[[Nest, Context], Iterator[Plan]]
@@ -40,11 +45,12 @@ PAIRS: tuple[Callable[[Nest, Nest, Context], Iterator[Plan]], ...] = (reductions
 
 
 @dataclass(frozen=True)
-class Leftover:
-    """A nest that no instruction carries, and why."""
+class Emitted:
+    """Nests that became one instruction, and how often it runs at most."""
 
-    stmt: Stmt
-    reason: str
+    nests: tuple[Nest, ...]
+    plan: Plan
+    trips: int
 
 
 class Emission(KernelPass):
@@ -55,30 +61,59 @@ class Emission(KernelPass):
 
     name = "Emission"
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, collapse: bool = True) -> None:
         self.target = target
+        self.collapse = collapse
         self.costs = CostModel(target)
         self.leftovers: list[Leftover] = []
-        self.emitted: list[tuple[Nest, Plan]] = []
+        self.emitted: list[Emitted] = []
+        self.trips = 1
 
     def __call__(self, func: PrimFunc) -> PrimFunc:
         """Emit every nest of `func`."""
-        self.leftovers, self.emitted = [], []
+        self.leftovers, self.emitted, self.trips = [], [], 1
         return super().__call__(func)
+
+    def walk(self, stmt: Stmt, scope: Scope) -> Stmt:
+        """Count how often a nest runs on the way to it."""
+        if not (isinstance(stmt, For) and tir.is_compile_time(stmt)):
+            return super().walk(stmt, scope)
+        trips = self.trips
+        self.trips *= max(1, scope.upper(stmt.extent))
+        result = super().walk(stmt, scope)
+        self.trips = trips
+        return result
 
     def rewrite(self, nest: Stmt, scope: Scope) -> Stmt:
         """The nest's instruction, or the nest."""
         try:
             data = self.read(nest, scope)
             context = self._context(scope)
-            plan = self.costs.cheapest(self._plans(data, context), data.axes)
-            if plan is None:
-                raise Unmatched("no instruction has this form")
-        except Unmatched as reason:
-            self.leftovers.append(Leftover(nest, str(reason)))
-            return nest
-        self.emitted.append((data, plan))
-        return write(plan, data.axes, scope)
+            plan, reason = self._cheapest(data, context)
+        except Unmatched as unmatched:
+            return self._leave(nest, str(unmatched))
+        whole = self._whole_version(data, plan, context)
+        if plan is None and whole is None:
+            return self._leave(nest, reason)
+        self.emitted.append(Emitted((data,), plan or whole, self.trips))
+        partial = write(plan, data.axes, scope) if plan is not None else self._leave(nest, reason)
+        if whole is None:
+            return partial
+        return IfThenElse(tir.conjunction(_is_whole(data)), write(whole, _exact(data).axes, scope), partial)
+
+    def _leave(self, nest: Stmt, reason: str) -> Stmt:
+        self.leftovers.append(Leftover(nest, reason, self.trips))
+        return nest
+
+    def _whole_version(self, nest: Nest, plan: Plan | None, context: Context) -> Plan | None:
+        """A plan for the case that every extent has its greatest value, if that saves loops around instructions."""
+        if all(a.exact for a in nest.axes) or (plan is not None and not plan.outer):
+            return None
+        exact = _exact(nest)
+        whole, _ = self._cheapest(exact, context)
+        if whole is None or (plan is not None and self.costs.cycles(whole, exact.axes) >= self.costs.cycles(plan, nest.axes)):
+            return None
+        return whole
 
     def read(self, stmt: Stmt, scope: Scope) -> Nest:
         """The nest with its value folded."""
@@ -86,10 +121,10 @@ class Emission(KernelPass):
         return replace(nest, value=fold(nest.value))
 
     def _context(self, scope: Scope) -> Context:
-        return Context(self.target, scope, VectorEngine(self.target, scope))
+        return Context(self.target, scope, VectorEngine(self.target, scope, self.collapse))
 
-    def _plans(self, nest: Nest, context: Context) -> list[Plan]:
-        """Plans of every family; raises `Unmatched` with a family's reason where there is none."""
+    def _cheapest(self, nest: Nest, context: Context) -> tuple[Plan | None, str]:
+        """The cheapest plan of any family, or why there is none."""
         found: list[Plan] = []
         reasons: list[str] = []
         for recognizer in RECOGNIZERS:
@@ -97,9 +132,8 @@ class Emission(KernelPass):
                 found.extend(recognizer(nest, context))
             except Unmatched as reason:
                 reasons.append(str(reason))
-        if not found and reasons:
-            raise Unmatched(reasons[0])
-        return found
+        reason = reasons[0] if reasons else "no instruction has this form"
+        return self.costs.cheapest(found, nest.axes), reason
 
     def _walk_sequence(self, stmt: SeqStmt, scope: Scope) -> Stmt:
         done: list[Stmt] = []
@@ -139,7 +173,7 @@ class Emission(KernelPass):
             plan, again = first_products(init, update, context)
         except Unmatched:
             return None if condition is not None else self._start_pair(init, update, context)
-        self.emitted += [(init, plan), (update, plan)]
+        self.emitted.append(Emitted((init, update), plan, self.trips))
         start = write(plan, update.axes, scope)
         return start if condition is None else IfThenElse(condition, start, write(again, update.axes, scope))
 
@@ -152,12 +186,46 @@ class Emission(KernelPass):
         plan = self.costs.cheapest(plans, update.axes)
         if plan is None:
             return None
-        self.emitted += [(init, plan), (update, plan)]
+        self.emitted.append(Emitted((init, update), plan, self.trips))
         return write(plan, update.axes, context.scope)
 
     def walk_marked(self, stmt: AttrStmt, scope: Scope) -> Stmt:
-        """Marked regions: not yet."""
-        return stmt
+        """A marked nest becomes the instruction that its author named; raises `UserError` where it cannot."""
+        if str(stmt.attr_key) != PRAGMA:
+            return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, self.walk(stmt.body, scope))
+        opcode, attrs = named_instruction(stmt)
+        try:
+            data = self.read(stmt.body, scope)
+            context = self._context(scope)
+            plan = self._named(opcode, attrs, data, context)
+        except Unmatched as reason:
+            raise UserError(
+                f"the nest marked {opcode} cannot be that instruction: {reason}", where=PRAGMA,
+                action="change the nest or the mark",
+            ) from reason  # fmt: skip
+        self.emitted.append(Emitted((data,), plan, self.trips))
+        return write(plan, data.axes, scope)
+
+    def _named(self, opcode: str, attrs: dict[str, Any], nest: Nest, context: Context) -> Plan:
+        found: list[Plan] = []
+        for recognizer in RECOGNIZERS:
+            with suppress(Unmatched):
+                found.extend(p for p in recognizer(nest, context) if p.opcode == opcode)
+        plan = self.costs.cheapest(found or plans_as_named(opcode, attrs, nest, context), nest.axes)
+        if plan is None:
+            raise Unmatched("no placement of its operands is legal")
+        return plan
+
+
+def _exact(nest: Nest) -> Nest:
+    """The nest with every extent at its greatest value."""
+    axes = tuple(a if a.exact else Axis(a.var, tir.integer(a.bound, a.var), a.bound) for a in nest.axes)
+    return replace(nest, axes=axes)
+
+
+def _is_whole(nest: Nest) -> list[tir.Expr]:
+    """The conditions under which `_exact` describes the nest."""
+    return [tirx.EQ(a.extent, tir.integer(a.bound, a.extent)) for a in nest.axes if not a.exact]
 
 
 def _partner(first: Stmt, rest: list[tuple[Stmt, bool]]) -> int | None:

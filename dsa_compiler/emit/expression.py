@@ -176,6 +176,10 @@ def _spell_other(node: Apply, args: list[tir.Expr]) -> tir.Expr:
         "bitwise_not": lambda: tirx.BitwiseNot(x),
         "select": lambda: tirx.Select(args[2], args[1], x),
         "neg": lambda: const(0) - x,
+        "sign": lambda: tirx.Select(x > const(0), const(1), tirx.Select(x < const(0), const(-1), const(0))),
+        "selu": lambda: const(1.0507009873554805) * tirx.Select(
+            x > const(0), x, (tirx.exp(x) - const(1)) * const(1.6732632423543772)
+        ),
         "expm1": lambda: tirx.exp(x) - const(1),
         "relu": lambda: tirx.Max(x, const(0)),
         "square": lambda: x * x,

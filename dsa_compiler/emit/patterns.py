@@ -211,6 +211,8 @@ def _gelu_cubic(node: Node, x: Node) -> bool:
     total = factors[0]
     if _is(total, "axpy"):
         cube, rest, scale = total.args[0], total.args[1], _param(total)
+    elif _is(total, "fma"):
+        cube, rest, scale = Apply("mul", total.args[:2], total.dtype), total.args[2], 1.0
     elif _is(total, "add"):
         rest, cube, scale = *total.args, 1.0
         if rest != x:
@@ -223,7 +225,37 @@ def _gelu_cubic(node: Node, x: Node) -> bool:
 
 
 def _sum(node: Apply) -> Node | None:
-    """a * b + c and a * value + b."""
+    """a * b + c and a * value + b, and the activations that are spelled so."""
+    return _split_activation(node) or _softplus_of_parts(node) or _multiply_add(node)
+
+
+def _split_activation(node: Apply) -> Node | None:
+    """relu(x) + slope * min(x, 0): leaky and parametric relu."""
+    for a, b in (node.args, node.args[::-1]):
+        if not _is(a, "relu"):
+            continue
+        x = a.args[0]
+        below = Apply("min_scalar", (x,), node.dtype, (("value", 0.0),))
+        if _is(b, "mul_scalar") and b.args[0] == below:
+            return Apply("leaky_relu", (x,), node.dtype, b.params)
+        if _is(b, "mul") and any(f == below for f in b.args):
+            slope = b.args[1] if b.args[0] == below else b.args[0]
+            return Apply("prelu", (x, slope), node.dtype)
+        alpha, factors = _factors(b)
+        if len(factors) == 1 and _is(factors[0], "expm1") and factors[0].args[0] == below:
+            return Apply("elu", (x,), node.dtype, (("alpha", alpha),))
+    return None
+
+
+def _softplus_of_parts(node: Apply) -> Node | None:
+    """relu(x) + log(1 + exp(-|x|))."""
+    for a, b in (node.args, node.args[::-1]):
+        if _is(a, "relu") and b == Apply("softplus", (Apply("neg", (Apply("abs", a.args, node.dtype),), node.dtype),), node.dtype):
+            return Apply("softplus", a.args, node.dtype)
+    return None
+
+
+def _multiply_add(node: Apply) -> Node | None:
     for a, b in (node.args, node.args[::-1]):
         if _is(a, "mul_scalar"):
             return Apply("axpy", (a.args[0], b), node.dtype, a.params)
@@ -250,8 +282,10 @@ def _leaky(node: Apply) -> Node | None:
 
 
 def _chosen(node: Apply) -> Node | None:
-    """select(x > 0, x, f(x)): leaky and parametric relu, elu, selu's inner part, relu."""
+    """select(x > 0, x, f(x)): leaky and parametric relu, elu, relu; select(x > 0, 1, select(x < 0, -1, 0)): sign."""
     no, yes, condition = node.args
+    if isinstance(yes, Const) and isinstance(condition, Apply):
+        return _sign(node)
     if not isinstance(condition, Apply) or condition.op not in ("gt_scalar", "ge_scalar", "lt_scalar", "le_scalar"):
         return None
     if _param(condition) != 0:
@@ -269,8 +303,30 @@ def _chosen(node: Apply) -> Node | None:
         slope = no.args[1] if no.args[0] == x else no.args[0]
         return Apply("prelu", (x, slope), node.dtype)
     alpha, factors = _factors(no)
-    if factors == [Apply("expm1", (x,), node.dtype)]:
+    below = Apply("min_scalar", (x,), node.dtype, (("value", 0.0),))
+    if factors in ([Apply("expm1", (x,), node.dtype)], [Apply("expm1", (below,), node.dtype)]):
         return Apply("elu", (x,), node.dtype, (("alpha", alpha),))
+    return None
+
+
+def _sign(node: Apply) -> Node | None:
+    inner, one, condition = node.args
+    if not (_is(condition, "gt_scalar") and _param(condition) == 0 and isinstance(one, Const) and one.value == 1):
+        return None
+    if not _is(inner, "select"):
+        return None
+    zero, minus, below = inner.args
+    x = condition.args[0]
+    if not (isinstance(zero, Const) and zero.value == 0 and isinstance(minus, Const) and minus.value == -1):
+        return None
+    return Apply("sign", (x,), node.dtype) if _is(below, "lt_scalar") and below.args[0] == x else None
+
+
+def _selu(node: Apply) -> Node | None:
+    """1.0507 * elu(x, 1.67326)."""
+    inner = node.args[0]
+    if _is(inner, "elu") and _near(_param(node), 1.0507009873554805) and _near(_param(inner, "alpha"), 1.6732632423543772):
+        return Apply("selu", inner.args, node.dtype)
     return None
 
 
@@ -341,7 +397,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "mul": (_to_scalar, _square, _activation_product, _gelu),
     "div": (_to_scalar, _quotient),
     "max": (_to_scalar, _leaky),
-    "mul_scalar": (_identity, _neg, _gelu),
+    "mul_scalar": (_identity, _neg, _selu, _gelu),
     "add_scalar": (_identity, _expm1),
     "sub_scalar": (_identity, _expm1, _add_negative),
     "rsub_scalar": (_rsub,),

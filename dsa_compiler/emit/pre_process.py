@@ -53,9 +53,10 @@ class PreProcess(KernelPass):
 
     name = "PreProcess"
 
-    def __init__(self, target: Target, round_each: bool = True) -> None:
+    def __init__(self, target: Target, round_each: bool = True, collapse: bool = True) -> None:
         self.target = target
         self.round_each = round_each
+        self.collapse = collapse
 
     def rewrite(self, nest: Stmt, scope: Scope) -> Stmt:
         """The nest split, or itself where one instruction may do."""
@@ -100,7 +101,7 @@ class PreProcess(KernelPass):
         if data.store.scope == "l0c" and factors(data) is not None:
             return True
         start = replace(data, value=Const(neutral(op, data.store.dtype), data.store.dtype))
-        context = Context(self.target, scope, VectorEngine(self.target, scope))
+        context = Context(self.target, scope, VectorEngine(self.target, scope, self.collapse))
         try:
             window_plan(start, data, context)
         except Unmatched:

@@ -61,11 +61,15 @@ class Fit:
 
 
 class VectorEngine:
-    """Searches ranks, axis orders, merges and reshapes for a set of operands. `scope` proves equalities."""
+    """Searches ranks, axis orders, merges and reshapes for a set of operands.
 
-    def __init__(self, target: Target, scope: Scope) -> None:
+    `scope` proves equalities; without `collapse` axes stay as the nest has them.
+    """
+
+    def __init__(self, target: Target, scope: Scope, collapse: bool = True) -> None:
         self.target = target
         self.scope = scope
+        self.collapse = collapse
 
     def fits(
         self,
@@ -107,7 +111,7 @@ class VectorEngine:
 
     def _merge(self, groups: list[Group], unmergeable: frozenset[int]) -> list[Group]:
         """Merge pairs, in any order, until none is left that all parts walk as one."""
-        merged = True
+        merged = self.collapse
         while merged:
             merged = False
             for a, b in permutations(range(len(groups)), 2):
