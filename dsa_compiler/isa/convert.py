@@ -66,9 +66,17 @@ def convert(value: np.ndarray, dtype: str, saturate: bool = False) -> np.ndarray
         return _to_narrow_float(value, dtype) if saturate else value.astype(target)
     if is_whole(value):
         return _to_narrow_integer(value, dtype, saturate)
+    return _float_to_integer(value, dtype)
+
+
+def _float_to_integer(value: np.ndarray, dtype: str) -> np.ndarray:
     least, greatest = integer_range(dtype)
-    whole = np.trunc(value.astype(np.float64))
-    return np.where(np.isnan(whole), 0.0, np.clip(whole, least, greatest)).astype(target)
+    exact = value if greatest < 1 << 24 and value.dtype == FLOAT32 else value.astype(np.float64)
+    clipped = np.clip(exact, least, greatest)
+    missing = np.isnan(clipped)
+    if missing.any():
+        clipped = np.where(missing, 0.0, clipped)
+    return clipped.astype(numpy_dtype(dtype))
 
 
 def _to_narrow_float(value: np.ndarray, dtype: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dsa_compiler.isa.convert import FLOAT32, INT32, is_whole, to_float
+from dsa_compiler.isa.convert import INT32, is_whole, to_float
 from dsa_compiler.isa.declare import NUMERIC
 from dsa_compiler.isa.definition import Arrays, Attrs, AttrSpec, OpDef, OperandSpec
 from dsa_compiler.isa.shapes import matrix
@@ -21,18 +21,26 @@ _SPARSE = ("float16", "bfloat16", "int8")
 _ACCUMULATORS = ("float32", "int32")
 
 
+_GREATEST = {np.dtype(np.int8): 128, np.dtype(np.uint8): 255}
+
+
 def multiply(lhs: np.ndarray, rhs: np.ndarray) -> np.ndarray:
-    """The product, in float32 or int32. Integer sums are exact: floats carry them as far as they can."""
+    """The product, in float32 or int32. Integers are carried by float32 in pieces of k that it sums exactly."""
+    left, right = to_float(lhs), to_float(rhs)
     if not is_whole(lhs):
-        return np.matmul(to_float(lhs), to_float(rhs))
-    bound = _greatest(lhs) * _greatest(rhs) * lhs.shape[1]
-    carrier = FLOAT32 if bound <= _EXACT_IN_FLOAT32 else np.dtype(np.float64)
-    return np.matmul(lhs.astype(carrier), rhs.astype(carrier)).astype(np.int64).astype(INT32)
+        return np.matmul(left, right)
+    step = _EXACT_IN_FLOAT32 // (_GREATEST[lhs.dtype] * _GREATEST[rhs.dtype])
+    result = np.matmul(left[:, :step], right[:step]).astype(INT32)
+    for k in range(step, lhs.shape[1], step):
+        result += np.matmul(left[:, k : k + step], right[k : k + step]).astype(INT32)
+    return result
 
 
-def _greatest(array: np.ndarray) -> int:
-    """The greatest magnitude of 8-bit operands, of which zero points may make nine bits."""
-    return {"int8": 128, "uint8": 255}.get(array.dtype.name, 512)
+def centred(lhs: np.ndarray, rhs: np.ndarray, zero_a: int, zero_b: int) -> np.ndarray:
+    """The product of integers less their zero points, from the plain product and the sums of rows and columns."""
+    rows = lhs.sum(axis=1, dtype=np.int64, keepdims=True) * zero_b
+    columns = rhs.sum(axis=0, dtype=np.int64, keepdims=True) * zero_a
+    return (multiply(lhs, rhs) - rows - columns + lhs.shape[1] * zero_a * zero_b).astype(INT32)
 
 
 def expand(rhs: np.ndarray, index: np.ndarray) -> np.ndarray:
@@ -49,8 +57,7 @@ def _product(arrays: Arrays, attrs: Attrs) -> np.ndarray:
     if "index" in arrays:
         rhs = expand(rhs, arrays["index"])
     if "zero_a" in attrs:
-        lhs = lhs.astype(INT32) - INT32.type(attrs["zero_a"])
-        rhs = rhs.astype(INT32) - INT32.type(attrs["zero_b"])
+        return centred(lhs, rhs, attrs["zero_a"], attrs["zero_b"])
     return multiply(lhs, rhs)
 
 

@@ -87,7 +87,7 @@ UNARY = (
     _activation(0x68, "gelu_tanh", e.gelu_tanh, "The tanh form of gelu."),
     _activation(0x69, "silu", e.silu, "src * sigmoid(src)."),
     _activation(0x6A, "softplus", e.softplus, "log(1 + exp(src))."),
-    _activation(0x6B, "softsign", e.softsign, "src / (1 + |src|)."),
+    _activation(0x6B, "softsign", e.softsign, "src / (1 + abs(src))."),
     _activation(0x6C, "mish", e.mish, "src * tanh(softplus(src))."),
     _unary(0x6D, "elu", e.elu, "src where positive, else alpha * (exp(src) - 1).", "transcendental", attrs=(_ALPHA,)),
     _activation(0x6E, "selu", e.selu, "The self-normalising elu."),

@@ -84,7 +84,9 @@ class Instructions:
         before = {role: value.copy() for role, value in values.items()}
         with np.errstate(all="ignore"):
             result = convert(definition.semantics(values, attrs), dst[1], "saturate" in definition.tags)
-        assert all(np.array_equal(before[r].view(np.uint8), values[r].view(np.uint8)) for r in arrays), "a source changed"
+        assert all(np.array_equal(before[r].view(np.uint8), values[r].view(np.uint8)) for r in arrays), (
+            "a source changed"
+        )
         assert result.dtype == NUMPY[dst[1]]
         if "scatter" in definition.tags:
             return result

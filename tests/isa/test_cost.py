@@ -105,9 +105,13 @@ def test_padded_load_moves_the_greater_of_bursts_and_result():
 
 def test_padded_store_and_prefetch_pay_whole_bursts_of_the_result():
     src = at("src", "l1", "float16", (2, 8), (32, 2))
-    assert moved("store_pad", at("dst", "ddr+56", "float16", (3, 8), (100, 2)), src, pad=[[1, 0], [0, 0]], value=0) == 256
+    assert (
+        moved("store_pad", at("dst", "ddr+56", "float16", (3, 8), (100, 2)), src, pad=[[1, 0], [0, 0]], value=0) == 256
+    )
     src = at("src", "ddr", "float16", (2, 16), (32, 2))
-    assert moved("prefetch_pad", at("dst", "llb", "float16", (4, 16), (32, 2)), src, pad=[[1, 1], [0, 0]], value=0) == 128
+    assert (
+        moved("prefetch_pad", at("dst", "llb", "float16", (4, 16), (32, 2)), src, pad=[[1, 1], [0, 0]], value=0) == 128
+    )
 
 
 def test_transposing_load_counts_the_source_at_its_own_rate():
@@ -269,7 +273,8 @@ def test_sparse_matrix():
     """v2, unit 16 x 16 x 16: k of 128 halved takes 4 steps, of 100 takes 4 (50 / 16)."""
     for k, steps in ((128, 4), (100, 4), (96, 3)):
         operands = (at("acc", "l0c", "float32", (64, 64)), at("lhs", "l0a", "float16", (64, k)),
-                    at("rhs", "l0b", "float16", (k // 2, 64)), at("index", "l0b+32768", "uint8", (k // 4, 64)))  # fmt: skip
+                    at("rhs", "l0b", "float16", (k // 2, 64)), at("index", "l0b+32768", "uint8", (k // 4,
+                     64)))  # fmt: skip
         assert cost("matmul_sparse_acc", *operands, part="npu-v2", sparse=True).work == 4 * 4 * steps
 
 
@@ -328,7 +333,10 @@ def test_rows_are_those_written():
 
 def test_reductions():
     src = rows("src", "float16", (64, 100))
-    row, column = at("dst", "l1+65536", "float32", (64, 1), (32, 4)), at("dst", "l1+65536", "float32", (1, 100), (512, 4))
+    row, column = (
+        at("dst", "l1+65536", "float32", (64, 1), (32, 4)),
+        at("dst", "l1+65536", "float32", (1, 100), (512, 4)),
+    )
     # 64 * (1 + 2), and log2(64 lanes) for each row
     assert cost("reduce_sum", row, src, reduce="row").work == 192 + 64 * 6
     assert cost("reduce_sum", column, src, reduce="column").work == 192
@@ -344,8 +352,12 @@ def test_reductions():
 
 def test_scans_cost_log2_of_the_lanes_for_each_vector():
     for axis in (0, 1):
-        assert cost("cumsum", rows("dst", "float16", (10, 100)), rows("src", "float16", (10, 100)), axis=axis).work == 10 * (1 + 2 * 6)
-    assert cost("cummax", rows("dst", "int32", (10, 100)), rows("src", "int8", (10, 100)), axis=1).work == 10 * (1 + 4 * 7)
+        assert cost(
+            "cumsum", rows("dst", "float16", (10, 100)), rows("src", "float16", (10, 100)), axis=axis
+        ).work == 10 * (1 + 2 * 6)
+    assert cost("cummax", rows("dst", "int32", (10, 100)), rows("src", "int8", (10, 100)), axis=1).work == 10 * (
+        1 + 4 * 7
+    )
 
 
 POOL = {"kernel": [3, 3], "stride": [1, 1], "dilation": [1, 1], "pad": [1, 1, 1, 1], "taps": 9}
@@ -376,11 +388,15 @@ def test_layout():
     assert cost("transpose", narrow, wide).work == max(100 * (1 + 8), 16 * (1 + 16)) == 900
     half, full = rows("src", "float16", (100,)), rows("dst", "float16", (200,))
     assert cost("interleave", full, half, rows("src2", "float16", (100,))).work == 1 + 4 * 8
-    assert cost("deinterleave", rows("dst", "float16", (100,)), rows("src", "float16", (200,)), phase=0).work == 1 + 4 * 8
+    assert (
+        cost("deinterleave", rows("dst", "float16", (100,)), rows("src", "float16", (200,)), phase=0).work == 1 + 4 * 8
+    )
     assert cost("fill", rows("dst", "float32", (10, 100)), value=0).work == 10 * (1 + 4)
     assert cost("iota", rows("dst", "float32", (10, 100)), start=0, step=1).work == 10 * (1 + 4)
     index = at("index", "l1+65536", "int32", (10,))
-    assert cost("gather", rows("dst", "float16", (10, 64)), rows("src", "float16", (20, 64)), index).work == 20 * (1 + 8)
+    assert cost("gather", rows("dst", "float16", (10, 64)), rows("src", "float16", (20, 64)), index).work == 20 * (
+        1 + 8
+    )
     table = at("table", "l1+65536", "float32", (256,))
     assert cost("lookup", rows("dst", "int8", (4, 128)), rows("src", "uint8", (4, 128)), table).work == 4 * (1 + 8)
 
@@ -391,7 +407,10 @@ def test_sorting():
     # 2 * log2(32) for each of four vectors, one row
     assert cost("topk_merge", rows("dst", "float32", (64,)), src, src2, descending=True).work == 1 + 4 * 10
     pair, pair2 = rows("src", "float32", (2, 40)), rows("src2", "float32", (2, 8))
-    assert cost("topk_merge", rows("dst", "float32", (2, 8)), pair, pair2, descending=True, payload=True).work == 2 + 6 * 10
+    assert (
+        cost("topk_merge", rows("dst", "float32", (2, 8)), pair, pair2, descending=True, payload=True).work
+        == 2 + 6 * 10
+    )
 
 
 # scalar, control, flags
@@ -486,11 +505,14 @@ def test_cost_is_what_entry_costs_gives(isa):
     assert issubclass(Cost, tuple)
     assert Cost._fields == COST.names
     classes = {d.cost for d in TABLE}
-    assert classes == {"dma", "img2col", "matrix", "simple", "divide", "transcendental", "gather", "slide", "stage", "scan",
+    assert classes == {"dma", "img2col", "matrix", "simple", "divide", "transcendental", "gather", "slide", "stage",
+     "scan",
                        "windowed", "merge", "scalar", "control"}  # fmt: skip
     builder = ProgramBuilder(V1)
     operands = [rows("dst", "float16", (10, 100)), rows("src", "float16", (10, 100))]
-    names = [d.name for d in TABLE if {o.role for o in d.operands} == {"dst", "src"} and d.engine == "vector" and not d.attrs]
+    names = [
+        d.name for d in TABLE if {o.role for o in d.operands} == {"dst", "src"} and d.engine == "vector" and not d.attrs
+    ]
     for name in names:
         builder.add(name, operands)
     costs = entry_costs(builder.build())

@@ -89,12 +89,16 @@ def test_copies(pair, scopes, part):
     (address, extents, strides), other = (src, dst) if near else (dst, src)
     runs = cut(nested_runs(address, extents, strides, 2), [n for _, n in nested_runs(*other, 2)], 2)
     expected = sum(spanned(p, n * 2, max(bursts)) for p, n in runs) * max(bursts)
-    rows = (Operand("dst", scopes[1], dst[0], "float16", *dst[1:]), Operand("src", scopes[0], src[0], "float16", *src[1:]))
+    rows = (
+        Operand("dst", scopes[1], dst[0], "float16", *dst[1:]),
+        Operand("src", scopes[0], src[0], "float16", *src[1:]),
+    )
     assert RULES[part].instruction("load", rows).work == expected
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(st.integers(-500, 500), st.integers(1, 200), st.lists(st.tuples(st.integers(1, 40), st.integers(0, 300)), min_size=4, max_size=4),
+@given(st.integers(-500, 500), st.integers(1, 200), st.lists(st.tuples(st.integers(1, 40), st.integers(0, 300)),
+ min_size=4, max_size=4),
        st.sampled_from([1, 32, 48, 64]))  # fmt: skip
 def test_grids(address, length, grid, burst):
     starts = [address]
@@ -141,7 +145,8 @@ def test_matrix_cycles(part):
     m, n, k = (np.array(v) for v in ([1, 16, 17, 64], [5, 16, 48, 64], [8, 9, 64, 147]))
     found = matrix_cycles(target, "float16", m, n, k)
     for i in range(4):
-        rows = (Operand("dst", "l0c", 0, "float32", (int(m[i]), int(n[i]))), Operand("lhs", "l0a", 0, "float16", (int(m[i]), int(k[i]))),
+        rows = (Operand("dst", "l0c", 0, "float32", (int(m[i]), int(n[i]))), Operand("lhs", "l0a", 0, "float16",
+         (int(m[i]), int(k[i]))),
                 Operand("rhs", "l0b", 0, "float16", (int(k[i]), int(n[i]))))  # fmt: skip
         assert found[i] == RULES[part].instruction("matmul", rows).cycles
     assert matrix_cycles(PARTS["npu-v2"], "float16", 16, 16, 64, sparse=True) == 16 + 2
@@ -170,7 +175,10 @@ def test_dma_bytes():
     assert row_bursts(np.array([[0], [60]]), np.array([64, 8]), 1, 0, 64).tolist() == [[64, 64], [128, 128]]
     for address, row, pitch in itertools.product((0, 6, 32), (48, 112), (112, 128, 224)):
         strides = max(row, pitch)
-        rows = (Operand("dst", "l1", 0, "float16", (8, row // 2), (128, 2)), Operand("src", "ddr", address, "float16", (8, row // 2), (strides, 2)))
+        rows = (
+            Operand("dst", "l1", 0, "float16", (8, row // 2), (128, 2)),
+            Operand("src", "ddr", address, "float16", (8, row // 2), (strides, 2)),
+        )
         single = RULES["npu-v1"].instruction("load", rows).work
         assert dma_bytes(target, "ddr", "l1", row, 8, strides, 128, address) == single
 

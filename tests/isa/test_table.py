@@ -58,7 +58,7 @@ def test_definition(definition):
     assert definition.doc.endswith(".")
     assert len(set(roles)) == len(roles)
     assert set(roles) <= set(ROLES)
-    assert len(set(a.name for a in definition.attrs)) == len(definition.attrs)
+    assert len({a.name for a in definition.attrs}) == len(definition.attrs)
     assert not definition.feature or hasattr(load_target("npu-v1").features, definition.feature)
     if roles:
         assert roles[0] in WRITTEN_ROLES

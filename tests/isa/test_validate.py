@@ -126,11 +126,23 @@ def test_img2col_is_a_feature():
         ([Flag("core", 32, "move", "load")], [], "entry 0 (load) wait: core flag 32 does not exist, npu-v1 has 32"),
         ([], [Flag("cluster", 64)], "entry 0 (load) set: cluster flag 64 does not exist, npu-v1 has 64"),
         ([Flag("chip", -1)], [], "entry 0 (load) wait: chip flag -1 does not exist, npu-v1 has 64"),
-        ([Flag("core", 1, "load", "load")], [], "entry 0 (load) wait: a core flag joins two different engines of a core"),
-        ([Flag("core", 1, "prefetch", "load")], [], "entry 0 (load) wait: a core flag joins two different engines of a core"),
+        (
+            [Flag("core", 1, "load", "load")],
+            [],
+            "entry 0 (load) wait: a core flag joins two different engines of a core",
+        ),
+        (
+            [Flag("core", 1, "prefetch", "load")],
+            [],
+            "entry 0 (load) wait: a core flag joins two different engines of a core",
+        ),
         ([Flag("core", 1, "load", "move")], [], "entry 0 (load) wait: core flag load>move is none that load can wait"),
         ([], [Flag("core", 1, "move", "load")], "entry 0 (load) set: core flag move>load is none that load can set"),
-        ([], [Flag("core", 1, "move", "vector")], "entry 0 (load) set: core flag move>vector is none that load can set"),
+        (
+            [],
+            [Flag("core", 1, "move", "vector")],
+            "entry 0 (load) set: core flag move>vector is none that load can set",
+        ),
     ],
 )
 def test_flags(waits, sets, message):
@@ -159,9 +171,11 @@ PAIR = (at("dst", "l1"), at("src", "l1+4096"))
         ("add_scalar", {}, "entry 0 (add_scalar): attribute 'value' is missing"),
         ("add_scalar", {"value": "many"}, "entry 0 (add_scalar): attribute 'value' is 'many', a number is needed"),
         ("add_scalar", {"value": True}, "entry 0 (add_scalar): attribute 'value' is True, a number is needed"),
-        ("shift_left_scalar", {"value": 1.5}, "entry 0 (shift_left_scalar): attribute 'value' is 1.5, a whole number is needed"),
+        ("shift_left_scalar", {"value": 1.5},
+         "entry 0 (shift_left_scalar): attribute 'value' is 1.5, a whole number is needed"),
         ("cumsum", {"axis": -1}, "entry 0 (cumsum): attribute 'axis' is -1, a whole number of at least 0 is needed"),
-        ("cumsum", {"axis": 2**63}, f"entry 0 (cumsum): attribute 'axis' is {2**63}, a whole number of at least 0 is needed"),
+        ("cumsum", {"axis": 2**63},
+         f"entry 0 (cumsum): attribute 'axis' is {2**63}, a whole number of at least 0 is needed"),
         ("reduce_sum", {"reduce": "all"}, "attribute 'reduce' is 'all', one of row, column, plane is needed"),
         ("reduce_sum", {"reduce": ["row"]}, "attribute 'reduce' is ['row'], one of row, column, plane is needed"),
         ("topk_merge", {"descending": 1}, "entry 0 (topk_merge): attribute 'descending' is 1, true or false is needed"),
@@ -169,7 +183,8 @@ PAIR = (at("dst", "l1"), at("src", "l1+4096"))
         ("load_pad", {"pad": 3, "value": 0}, "entry 0 (load_pad): attribute 'pad' is 3, a list is needed"),
         ("load_pad", {"pad": [[1, -1]], "value": 0},
          "attribute 'pad' is [[1, -1]], a list of pairs of whole numbers of at least 0 is needed"),
-        ("load_pad", {"pad": [[1]], "value": 0}, "attribute 'pad' is [[1]], a list of pairs of whole numbers of at least 0"),
+        ("load_pad", {"pad": [[1]], "value": 0},
+         "attribute 'pad' is [[1]], a list of pairs of whole numbers of at least 0"),
         ("pool_max", {"kernel": [3], "stride": [1, 1], "dilation": [1, 1], "pad": [0] * 4, "taps": 9},
          "attribute 'kernel' is [3], a list of 2 whole numbers of at least 1 is needed"),
         ("pool_max", {"kernel": [3, 0], "stride": [1, 1], "dilation": [1, 1], "pad": [0] * 4, "taps": 9},
@@ -201,9 +216,12 @@ def test_attributes_that_are_allowed():
         ("load", (at("dst", "l0a"), LOAD[1]), "entry 0 (load) dst: scope is l0a, load reaches l1"),
         ("load", (LOAD[0], at("src", "l1+4096")), "entry 0 (load) src: scope is l1, load reaches ddr, llb"),
         ("move_a", (at("dst", "l0b"), at("src", "l1")), "entry 0 (move_a) dst: scope is l0b, move_a reaches l0a"),
-        ("add", (at("dst", "ddr"), at("src", "l1"), at("src2", "l1")), "entry 0 (add) dst: scope is ddr, add reaches l1, l0c"),
-        ("bitwise_not", PAIR, "entry 0 (bitwise_not) src: dtype is float16, allowed are int32, int16, int8, uint8, bool"),
-        ("load", (at("dst", "l1", "int4"), at("src", "ddr", "int4")), "entry 0 (load) dst: dtype int4 is none of npu-v1's"),
+        ("add", (at("dst", "ddr"), at("src", "l1"), at("src2", "l1")),
+         "entry 0 (add) dst: scope is ddr, add reaches l1, l0c"),
+        ("bitwise_not", PAIR,
+         "entry 0 (bitwise_not) src: dtype is float16, allowed are int32, int16, int8, uint8, bool"),
+        ("load", (at("dst", "l1", "int4"), at("src", "ddr", "int4")),
+         "entry 0 (load) dst: dtype int4 is none of npu-v1's"),
         ("matmul", (at("dst", "l0c", "float32"), at("lhs", "l0a"), at("rhs", "l0b")),
          "entry 0 (matmul) dst: rank is 1, allowed are 2"),
         ("slide", (at("dst", "l1", "int8", (2, 2, 32)), at("src", "l1+512", "int8", (2, 2, 32))),
@@ -214,8 +232,10 @@ def test_attributes_that_are_allowed():
          "entry 0 (load) src: stride is -64, 0 to 16777215 are allowed"),
         ("load", (LOAD[0], at("src", "ddr", extents=(2, 32), strides=(16777216, 2))),
          "entry 0 (load) src: stride is 16777216, 0 to 16777215 are allowed"),
-        ("load", (LOAD[0], at("src", "ddr", strides=(4,))), "entry 0 (load) src: innermost stride is 4, an element has 2 bytes"),
-        ("load", (LOAD[0], at("src", "ddr", strides=(0,))), "entry 0 (load) src: innermost stride is 0, an element has 2 bytes"),
+        ("load", (LOAD[0], at("src", "ddr", strides=(4,))),
+         "entry 0 (load) src: innermost stride is 4, an element has 2 bytes"),
+        ("load", (LOAD[0], at("src", "ddr", strides=(0,))),
+         "entry 0 (load) src: innermost stride is 0, an element has 2 bytes"),
         ("neg", (at("dst", "l1", strides=(0,)), at("src", "l1+4096")),
          "entry 0 (neg) dst: innermost stride is 0, an element has 2 bytes"),
         ("neg", (at("dst", "l1", extents=(2, 16), strides=(0, 2)), at("src", "l1+4096", extents=(2, 16))),
@@ -229,8 +249,10 @@ def test_attributes_that_are_allowed():
          "entry 0 (neg) dst: stride is 48, a multiple of 32 is needed"),
         ("load", (LOAD[0], at("src", "ddr", extents=(2, 32), strides=(65, 2))),
          "entry 0 (load) src: stride is 65, a multiple of 2 is needed"),
-        ("slide", (at("dst", "l1"), at("src", "l1+4097")), "entry 0 (slide) src: address is 4097, a multiple of 2 is needed"),
-        ("load", (at("dst", "l1+1310656"), LOAD[1]), "entry 0 (load) dst: bytes 1310656 to 1310783 leave l1 of 1310720"),
+        ("slide", (at("dst", "l1"), at("src", "l1+4097")),
+         "entry 0 (slide) src: address is 4097, a multiple of 2 is needed"),
+        ("load", (at("dst", "l1+1310656"), LOAD[1]),
+         "entry 0 (load) dst: bytes 1310656 to 1310783 leave l1 of 1310720"),
         ("load", (at("dst", "l1+-32"), LOAD[1]), "entry 0 (load) dst: bytes -32 to 95 leave l1 of 1310720"),
         ("load", (at("dst", "l1", extents=(2, 32), strides=(1310720, 2)), LOAD[1]),
          "entry 0 (load) dst: bytes 0 to 1310783 leave l1 of 1310720"),
@@ -290,12 +312,16 @@ CI = {"dst": ("l1", "int32", (4,)), "src": ("l1+64", "int32", (9,)), "index": ("
 @pytest.mark.parametrize(
     ("op", "base", "change", "attrs", "message"),
     [
-        ("load", T, {"src": ("ddr", "int32", (63,))}, {}, "src is 63, dst is 64: they hold different numbers of elements"),
-        ("load", T, {"src": ("ddr", "float32", (64,))}, {}, "src is float32, dst is int32: the instruction does not convert"),
+        ("load", T, {"src": ("ddr", "int32", (63,))}, {},
+         "src is 63, dst is 64: they hold different numbers of elements"),
+        ("load", T, {"src": ("ddr", "float32", (64,))}, {},
+         "src is float32, dst is int32: the instruction does not convert"),
         ("prefetch", T, {"src": ("ddr", "int32", (64,)), "dst": ("ddr+512", "int32", (64,))}, {},
          "src and dst are both in ddr: prefetch copies between ddr and llb"),
-        ("load_pad", T, {"src": ("ddr", "int32", (62,))}, {"pad": [[1, 0]], "value": 0}, "dst is 64, src 62 with its padding is 63"),
-        ("load_pad", T, {"src": ("ddr", "int32", (62,))}, {"pad": [[1, 1], [0, 0]], "value": 0}, "pad has 2 pairs, src has rank 1"),
+        ("load_pad", T, {"src": ("ddr", "int32", (62,))}, {"pad": [[1, 0]], "value": 0},
+         "dst is 64, src 62 with its padding is 63"),
+        ("load_pad", T, {"src": ("ddr", "int32", (62,))}, {"pad": [[1, 1], [0, 0]], "value": 0},
+         "pad has 2 pairs, src has rank 1"),
         ("transpose", X, {"dst": ("l1", "float16", (64, 32))}, {}, "src is 64x32, dst is 64x32: dst must be 32x64"),
         ("load_gather", G, {"dst": ("l1", "float16", (5, 64))}, {}, "dst is 5x64: 4 indices of rows of 64 need 4x64"),
         ("load_gather", G, {"dst": ("l1", "float16", (4, 32))}, {}, "dst is 4x32: 4 indices of rows of 64 need 4x64"),
@@ -309,15 +335,19 @@ CI = {"dst": ("l1", "int32", (4,)), "src": ("l1+64", "int32", (9,)), "index": ("
         ("matmul", M, {"dst": ("l0c", "float32", (16, 16))}, {}, "the result is 16x16, the product is 16x32"),
         ("matmul", M, {"rhs": ("l0b", "bfloat16", (64, 32))}, {},
          "lhs is float16, rhs is bfloat16: only the signedness of 8-bit integers may differ"),
-        ("matmul", M, {"dst": ("l0c", "int32", (16, 32))}, {}, "dst is int32: products of float16 accumulate in float32"),
+        ("matmul", M, {"dst": ("l0c", "int32", (16, 32))}, {},
+         "dst is int32: products of float16 accumulate in float32"),
         ("matmul_bias", M, {"bias": ("l0b+32768", "float32", (2, 32))}, {}, "bias is 2x32, the product needs 1x32"),
-        ("matmul_bias", M, {"bias": ("l0b+32768", "int32", (1, 32))}, {}, "bias is int32: products of float16 accumulate in float32"),
+        ("matmul_bias", M, {"bias": ("l0b+32768", "int32", (1, 32))}, {},
+         "bias is int32: products of float16 accumulate in float32"),
         ("matmul_sparse", S, {"lhs": ("l0a", "float16", (16, 62), (128, 2))}, {"sparse": True},
          "lhs is 16x62: a sparse product needs k in whole groups of 4"),
-        ("matmul_sparse", S, {"rhs": ("l0b", "float16", (64, 32))}, {"sparse": True}, "lhs is 16x64, rhs is 64x32: rhs needs 32 rows"),
+        ("matmul_sparse", S, {"rhs": ("l0b", "float16", (64, 32))}, {"sparse": True},
+         "lhs is 16x64, rhs is 64x32: rhs needs 32 rows"),
         ("matmul_sparse", S, {"index": ("l0b+32768", "uint8", (8, 32), (64, 1))}, {"sparse": True},
          "index is 8x32, the product needs 16x32"),
-        ("pool_max", P, {"dst": ("l1", "float16", (6, 5, 16))}, {**WINDOW, "taps": 9}, "the result is 6x5x16, the window grid gives 6x6x16"),
+        ("pool_max", P, {"dst": ("l1", "float16", (6, 5, 16))}, {**WINDOW, "taps": 9},
+         "the result is 6x5x16, the window grid gives 6x6x16"),
         ("pool_max", P, {"src": ("l1+65536", "float16", (8, 2, 16))}, {**WINDOW, "taps": 9},
          "a window of 3x3 does not fit in src 8x2x16 with its padding"),
         ("pool_max", P, {}, {**WINDOW, "taps": 8}, "taps is 8, a kernel of 3x3 has 9"),
@@ -333,19 +363,25 @@ CI = {"dst": ("l1", "int32", (4,)), "src": ("l1+64", "int32", (9,)), "index": ("
         ("deinterleave", T, {}, {"phase": 0}, "src is 64, dst is 64: dst must have half of src's innermost extent"),
         ("deinterleave", T, {}, {"phase": 2}, "phase is 2: 0 or 1"),
         ("sort_stage", T, {}, {"distance": 3, "direction": 0}, "distance is 3: a power of two is needed"),
-        ("sort_stage", T, {}, {"distance": 64, "direction": 0}, "src has rows of 64: distance 64 needs whole pairs of 128"),
-        ("sort_stage", T, {}, {"distance": 2, "direction": 2}, "direction is 2: 0 or a power of two of at least 4 is needed"),
-        ("sort_stage", T, {}, {"distance": 2, "direction": 4, "payload": True}, "src is 64: with a payload it is two rows"),
-        ("sort_stage", T, {"src": ("l1+4096", "int32", (32,))}, {"distance": 2, "direction": 4}, "src is 32, dst is 64"),
+        ("sort_stage", T, {}, {"distance": 64, "direction": 0},
+         "src has rows of 64: distance 64 needs whole pairs of 128"),
+        ("sort_stage", T, {}, {"distance": 2, "direction": 2},
+         "direction is 2: 0 or a power of two of at least 4 is needed"),
+        ("sort_stage", T, {}, {"distance": 2, "direction": 4, "payload": True},
+         "src is 64: with a payload it is two rows"),
+        ("sort_stage", T, {"src": ("l1+4096", "int32", (32,))}, {"distance": 2, "direction": 4},
+         "src is 32, dst is 64"),
         ("topk_merge", TT, {"dst": ("l1", "int32", (129,))}, {"descending": True}, "dst keeps 129 of 128"),
         ("topk_merge", TT, {"dst": ("l1", "int32", (1, 64))}, {"descending": True},
          "src is 64, src2 is 64, dst is 1x64: outer extents must agree"),
-        ("topk_merge", TT, {}, {"descending": True, "payload": True}, "src is 64: with a payload it is two rows, keys and payload"),
+        ("topk_merge", TT, {}, {"descending": True, "payload": True},
+         "src is 64: with a payload it is two rows, keys and payload"),
         ("lookup", T, {"src": ("l1+4096", "int32", (63,)), "table": ("l1+8192", "int32", (9,))}, {},
          "src is 63, dst is 64: extents must agree"),
         ("s_add", C, {}, {"ops": 3, "control": 0}, "ops is 3, 4 elements need as many"),
         ("s_load", CI, {}, {"ops": 3, "control": 0}, "ops is 3, 4 elements need as many"),
-        ("s_load", CI, {"dst": ("l1", "int32", (5,))}, {"ops": 9, "control": 0}, "index is 4: neither src nor dst has an element for each"),
+        ("s_load", CI, {"dst": ("l1", "int32", (5,))}, {"ops": 9, "control": 0},
+         "index is 4: neither src nor dst has an element for each"),
     ],
 )  # fmt: skip
 def test_shapes(op, base, change, attrs, message):
@@ -355,7 +391,11 @@ def test_shapes(op, base, change, attrs, message):
     refused(f"entry 0 ({op}): {message}", one(op, *operands, attrs=attrs, target=target))
 
 
-PRODUCT = (at("dst", "l0c", "float32", (16, 32)), at("lhs", "l0a", extents=(16, 64)), at("rhs", "l0b", extents=(64, 32)))
+PRODUCT = (
+    at("dst", "l0c", "float32", (16, 32)),
+    at("lhs", "l0a", extents=(16, 64)),
+    at("rhs", "l0b", extents=(64, 32)),
+)
 
 
 @pytest.mark.parametrize(("name", "value"), [("m", 16), ("n", 32), ("k", 64)])
@@ -376,7 +416,10 @@ def test_matrix_needs_a_unit_of_the_dtype():
 
 
 def test_overlap():
-    refused("entry 0 (neg) src: bytes 64 to 191 overlap those of the result, 0 to 127", one("neg", at("dst", "l1"), at("src", "l1+64")))
+    refused(
+        "entry 0 (neg) src: bytes 64 to 191 overlap those of the result, 0 to 127",
+        one("neg", at("dst", "l1"), at("src", "l1+64")),
+    )
     refused("entry 0 (add) src2: bytes 32 to 159 overlap those of the result, 0 to 127",
             one("add", at("dst", "l1"), at("src", "l1"), at("src2", "l1+32")))  # fmt: skip
     other = (at("dst", "l1", "float16", (64,)), at("src", "l1", "float32", (64,)))
@@ -412,7 +455,9 @@ def test_groups():
             builder.add(op, operands, cluster=cluster, core=core, group=3, attrs=attrs)
         return builder.build()
 
-    validate_program(group(("load_multicast", LOAD, 0, 0, {}), ("load_multicast", (at("dst", "l1+64"), LOAD[1]), 1, 0, {})))
+    validate_program(
+        group(("load_multicast", LOAD, 0, 0, {}), ("load_multicast", (at("dst", "l1+64"), LOAD[1]), 1, 0, {}))
+    )
     refused("entry 1 (load_pad_multicast): is another instruction than the rest of group 3",
             group(("load_multicast", LOAD, 0, 0, {}), ("load_pad_multicast", LOAD, 0, 1, padded)))  # fmt: skip
     refused("entry 1 (load_multicast): reads another source than the rest of group 3",

@@ -66,7 +66,7 @@ COMPARE = {
 INTEGER = {
     "add": lambda x, y: x + y, "sub": lambda x, y: x - y, "mul": lambda x, y: x * y, "max": max, "min": min,
     "bitwise_and": lambda x, y: x & y, "bitwise_or": lambda x, y: x | y, "bitwise_xor": lambda x, y: x ^ y,
-    "div": lambda x, y: -1 if y == 0 else int(math.trunc(x / y)),
+    "div": lambda x, y: -1 if y == 0 else math.trunc(x / y),
     "floor_div": lambda x, y: -1 if y == 0 else x // y,
     "mod": lambda x, y: x if y == 0 else x % y,
     "fmod": lambda x, y: x if y == 0 else int(math.fmod(x, y)),
@@ -83,7 +83,8 @@ SCALARS = {
 }  # fmt: skip
 
 ORACLES = {
-    *FLOAT, *COMPARE, *INTEGER, *SCALARS, "pow", "atan2", "rsub_scalar", "rdiv_scalar", "pow_scalar", "clip", "fma", "axpy",
+    *FLOAT, *COMPARE, *INTEGER, *SCALARS, "pow", "atan2", "rsub_scalar", "rdiv_scalar", "pow_scalar", "clip", "fma",
+     "axpy",
     "select", "quantize", "dequantize", "requantize",
 }  # fmt: skip
 
@@ -130,7 +131,10 @@ def test_comparisons(isa, op, shape):
 def test_integers(isa, op):
     small = [0, 1, -1, 5, -7, 127, -128, 3]
     x, y = np.meshgrid(small, [1, -1, 2, -3, 0, 31, 32, -128])
-    expected = [[wrap(INTEGER[op](a, b)) for a, b in zip(p, q, strict=True)] for p, q in zip(x.tolist(), y.tolist(), strict=True)]
+    expected = [
+        [wrap(INTEGER[op](a, b)) for a, b in zip(p, q, strict=True)]
+        for p, q in zip(x.tolist(), y.tolist(), strict=True)
+    ]
     for dtype in ("int8", "int16", "int32"):
         result = isa.run(op, {"src": (x, dtype), "src2": (y, dtype)}, dst=(x.shape, "int32"))
         assert result.tolist() == expected, dtype
@@ -140,7 +144,11 @@ def test_integers(isa, op):
 
 def test_integer_arithmetic_wraps_at_32_bits(isa):
     big = [2**31 - 1, -(2**31), 2**30]
-    assert isa.run("add", {"src": (big, "int32"), "src2": (big, "int32")}, dst=((3,), "int32")).tolist() == [-2, 0, -(2**31)]
+    assert isa.run("add", {"src": (big, "int32"), "src2": (big, "int32")}, dst=((3,), "int32")).tolist() == [
+        -2,
+        0,
+        -(2**31),
+    ]
     assert isa.run("mul", {"src": (big, "int32"), "src2": (big, "int32")}, dst=((3,), "int32")).tolist() == [1, 0, 0]
     least = {"src": ([-(2**31)], "int32"), "src2": ([-1], "int32")}
     assert isa.run("div", least, dst=((1,), "int32")).tolist() == [-(2**31)]
@@ -169,7 +177,9 @@ def test_pow_and_atan2(isa, dtype):
         power = each(_pow, x, y).astype(np.float32).astype(NUMPY[dtype]).astype(np.float32)
         angle = each(math.atan2, x, y).astype(np.float32)
     sources = {"src": (x, dtype), "src2": (y, dtype)}
-    np.testing.assert_allclose(isa.run("pow", sources, dst=((4, 5), dtype)).astype(np.float32), power, rtol=unit, atol=1e-6)
+    np.testing.assert_allclose(
+        isa.run("pow", sources, dst=((4, 5), dtype)).astype(np.float32), power, rtol=unit, atol=1e-6
+    )
     np.testing.assert_allclose(isa.run("atan2", sources, dst=((4, 5), dtype)).astype(np.float32), angle, rtol=unit)
 
 
@@ -242,7 +252,9 @@ def test_ternary(isa, shape):
     axpy = isa.run("axpy", {k: sources[k] for k in ("src", "src2")}, {"value": -3}, (shape, "float16"))
     assert axpy.tolist() == (x.astype(int) * -3 + y.astype(int)).tolist()
     mask = rng.integers(0, 2, shape).astype(bool)
-    chosen = isa.run("select", {"src": (x, "float16"), "src2": (y, "float16"), "src3": (mask, "bool")}, dst=(shape, "float16"))
+    chosen = isa.run(
+        "select", {"src": (x, "float16"), "src2": (y, "float16"), "src3": (mask, "bool")}, dst=(shape, "float16")
+    )
     np.testing.assert_array_equal(chosen[mask], x[mask])
     np.testing.assert_array_equal(chosen[~mask], y[~mask])
 
@@ -250,7 +262,10 @@ def test_ternary(isa, shape):
 def test_ternary_integers_wrap(isa):
     sources = {"src": ([2**16, 3], "int32"), "src2": ([2**16, 4], "int32"), "src3": ([5, -5], "int32")}
     assert isa.run("fma", sources, dst=((2,), "int32")).tolist() == [5, 7]
-    assert isa.run("axpy", {k: sources[k] for k in ("src", "src2")}, {"value": 2}, ((2,), "int32")).tolist() == [3 * 2**16, 10]
+    assert isa.run("axpy", {k: sources[k] for k in ("src", "src2")}, {"value": 2}, ((2,), "int32")).tolist() == [
+        3 * 2**16,
+        10,
+    ]
 
 
 def test_select_takes_no_part_of_what_it_does_not_choose(isa):
@@ -277,10 +292,14 @@ def test_quantize_as_onnx_does(isa, dtype, zero):
     rng = np.random.default_rng(9)
     x = np.concatenate([rng.normal(0, 20, 30), [0.25, 0.75, 1.25, -0.25, 1e9, -1e9]]).astype(np.float32)
     scale = np.full(36, 0.5, np.float32)
-    result = isa.run("quantize", {"src": (x, "float32"), "src2": (scale, "float32")}, {"zero_point": zero}, ((36,), dtype))
+    result = isa.run(
+        "quantize", {"src": (x, "float32"), "src2": (scale, "float32")}, {"zero_point": zero}, ((36,), dtype)
+    )
     expected = _onnx("QuantizeLinear", [x, np.float32(0.5), np.array(zero, dtype)])
     np.testing.assert_array_equal(result, expected)
-    back = isa.run("dequantize", {"src": (result, dtype), "src2": (scale, "float32")}, {"zero_point": zero}, ((36,), "float32"))
+    back = isa.run(
+        "dequantize", {"src": (result, dtype), "src2": (scale, "float32")}, {"zero_point": zero}, ((36,), "float32")
+    )
     np.testing.assert_array_equal(back, _onnx("DequantizeLinear", [result, np.float32(0.5), np.array(zero, dtype)]))
 
 
@@ -293,7 +312,16 @@ def test_requantize_rounds_half_to_even_then_saturates(isa):
     sums = [5, 7, -5, -7, 1000, -1000, 2, 2**30]
     scale = [0.5] * 8
     sources = {"src": (sums, "int32"), "src2": (scale, "float32")}
-    assert isa.run("requantize", sources, {"zero_point": 1}, ((8,), "int8")).tolist() == [3, 5, -1, -3, 127, -128, 2, 127]
+    assert isa.run("requantize", sources, {"zero_point": 1}, ((8,), "int8")).tolist() == [
+        3,
+        5,
+        -1,
+        -3,
+        127,
+        -128,
+        2,
+        127,
+    ]
     assert isa.run("requantize", sources, {"zero_point": 128}, ((8,), "uint8")).tolist() == [
         130, 132, 126, 124, 255, 0, 129, 255,
     ]  # fmt: skip

@@ -93,7 +93,9 @@ def test_gather(isa):
     x, index = numbers((6, 4)), [5, 0, 5, 2]
     result = isa.run("load_gather", {"src": (x, "float16"), "index": (index, "int32")}, dst=((4, 4), "float16"))
     assert result.tolist() == [x[i].tolist() for i in index]
-    planes = isa.run("load_gather", {"src": (x.reshape(2, 3, 4), "float16"), "index": (index, "int32")}, dst=((4, 4), "float16"))
+    planes = isa.run(
+        "load_gather", {"src": (x.reshape(2, 3, 4), "float16"), "index": (index, "int32")}, dst=((4, 4), "float16")
+    )
     assert planes.tolist() == result.tolist()
 
 
@@ -116,7 +118,7 @@ def test_scatter_names_the_rows_to_write(isa):
 
 
 def test_store_round(isa):
-    x = np.array([[1.0, 2049.0, 65520.0, -2.0**-25]], np.float32)
+    x = np.array([[1.0, 2049.0, 65520.0, -(2.0**-25)]], np.float32)
     result = isa.run("store_round", {"src": (x, "float32")}, dst=((1, 4), "float16"))
     assert result.view(np.uint16).tolist() == [[0x3C00, 0x6800, 0x7C00, 0x8000]]
     result = isa.run("store_round", {"src": (x, "float32")}, dst=((1, 4), "bfloat16"))
@@ -125,7 +127,11 @@ def test_store_round(isa):
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "dilation", "pad"),
-    [([3, 3], [1, 1], [1, 1], [1, 1, 1, 1]), ([1, 1], [2, 2], [1, 1], [0, 0, 0, 0]), ([2, 3], [2, 1], [1, 2], [1, 0, 2, 3])],
+    [
+        ([3, 3], [1, 1], [1, 1], [1, 1, 1, 1]),
+        ([1, 1], [2, 2], [1, 1], [0, 0, 0, 0]),
+        ([2, 3], [2, 1], [1, 2], [1, 0, 2, 3]),
+    ],
 )
 @pytest.mark.parametrize("dtype", ["float16", "int8", "uint8", "float32"])
 def test_img2col(isa, kernel, stride, dilation, pad, dtype):
@@ -174,11 +180,17 @@ def test_float_products(isa, dtype):
 def test_products_of_halves_are_exact_and_accumulate_in_float32(isa):
     """2049 * 2049 needs 22 bits, the sum of 2**12 of 1/4096 in float16 would stop growing."""
     x = np.array([[2050.0, 1.0]], np.float16)
-    assert isa.run("matmul", {"lhs": (x, "float16"), "rhs": (x.T, "float16")}, dst=((1, 1), "float32")).item() == 4202501.0
+    assert (
+        isa.run("matmul", {"lhs": (x, "float16"), "rhs": (x.T, "float16")}, dst=((1, 1), "float32")).item() == 4202501.0
+    )
     many = np.full((1, 1024), 1.0, np.float16)
     tiny = np.full((1024, 1), 2.0**-12, np.float16)
     acc = np.array([[2048.0]], np.float32)
-    result = isa.run("matmul_acc", {"lhs": (many, "float16"), "rhs": (tiny, "float16"), "acc": (acc, "float32")}, dst=((1, 1), "float32"))
+    result = isa.run(
+        "matmul_acc",
+        {"lhs": (many, "float16"), "rhs": (tiny, "float16"), "acc": (acc, "float32")},
+        dst=((1, 1), "float32"),
+    )
     assert result.item() == 2048.25
 
 
@@ -219,7 +231,9 @@ def test_zero_points_as_onnx_does(isa, left, right):
     zero_a, zero_b = (-100 if left == "int8" else 200), (90 if right == "int8" else 3)
     infos = [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
              for n, v in (("a", a), ("b", b))]  # fmt: skip
-    zeros = [onnx.numpy_helper.from_array(np.array(z, d), n) for z, d, n in ((zero_a, left, "za"), (zero_b, right, "zb"))]
+    zeros = [
+        onnx.numpy_helper.from_array(np.array(z, d), n) for z, d, n in ((zero_a, left, "za"), (zero_b, right, "zb"))
+    ]
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("MatMulInteger", ["a", "b", "za", "zb"], ["y"])], "g", infos,
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.INT32, (3, 5))], zeros,
@@ -269,4 +283,7 @@ def test_sparse_products(isa, dtype, result):
 
 def test_bfloat16_products_use_the_rounded_operands(isa):
     x = np.array([[1.0 + 2.0**-7]], np.float32).astype(ml_dtypes.bfloat16)
-    assert isa.run("matmul", {"lhs": (x, "bfloat16"), "rhs": (x, "bfloat16")}, dst=((1, 1), "float32")).item() == (1 + 2.0**-7) ** 2
+    assert (
+        isa.run("matmul", {"lhs": (x, "bfloat16"), "rhs": (x, "bfloat16")}, dst=((1, 1), "float32")).item()
+        == (1 + 2.0**-7) ** 2
+    )

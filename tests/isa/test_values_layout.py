@@ -12,7 +12,8 @@ from onnx.reference import ReferenceEvaluator
 from dsa_compiler.errors import UserError
 
 ORACLES = {
-    "transpose", "interleave", "deinterleave", "slide", "gather", "reverse", "iota", "fill", "lookup", "sort_stage", "topk_merge",
+    "transpose", "interleave", "deinterleave", "slide", "gather", "reverse", "iota", "fill", "lookup", "sort_stage",
+     "topk_merge",
 }  # fmt: skip
 NAN, INF = math.nan, math.inf
 DTYPES = ("float32", "float16", "bfloat16", "int32", "int8", "uint8", "bool")
@@ -26,7 +27,9 @@ def numbers(shape, dtype="int8", seed=0):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_transpose(isa, dtype):
     x = numbers((4, 3), dtype)
-    assert isa.run("transpose", {"src": (x, dtype)}, dst=((3, 4), dtype)).tolist() == [list(c) for c in zip(*x.tolist(), strict=True)]
+    assert isa.run("transpose", {"src": (x, dtype)}, dst=((3, 4), dtype)).tolist() == [
+        list(c) for c in zip(*x.tolist(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=len)
@@ -110,7 +113,9 @@ def test_a_network_sorts(isa, dtype, shape):
     x = numbers(shape, dtype, 5)
     for falling in (False, True):
         result = full_sort(isa, x, dtype, descending=falling)
-        assert result.reshape(-1, shape[-1]).tolist() == [sorted(r, reverse=falling) for r in x.reshape(-1, shape[-1]).tolist()]
+        assert result.reshape(-1, shape[-1]).tolist() == [
+            sorted(r, reverse=falling) for r in x.reshape(-1, shape[-1]).tolist()
+        ]
 
 
 def test_nan_sorts_last(isa):

@@ -43,7 +43,14 @@ SCANS = {
     "cummin": lambda v: list(itertools.accumulate(v, min)),
 }
 ORACLES = {*REDUCTIONS, *SCANS}
-RANKS = [((7,), "row"), ((4, 6), "row"), ((4, 6), "column"), ((3, 4, 5), "row"), ((3, 4, 5), "column"), ((3, 4, 5), "plane")]
+RANKS = [
+    ((7,), "row"),
+    ((4, 6), "row"),
+    ((4, 6), "column"),
+    ((3, 4, 5), "row"),
+    ((3, 4, 5), "column"),
+    ((3, 4, 5), "plane"),
+]
 
 
 def reduced(function, x: np.ndarray, axis: int) -> np.ndarray:
@@ -107,7 +114,9 @@ def test_ties_as_onnx_has_them(isa, op, node):
     assert isa.run(op, {"src": (x, "float32")}, {"reduce": "row"}, ((2, 1), "int32")).tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((6,), 0), ((3, 5), 0), ((3, 5), 1), ((2, 3, 4), 0), ((2, 3, 4), 1), ((2, 3, 4), 2)])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((6,), 0), ((3, 5), 0), ((3, 5), 1), ((2, 3, 4), 0), ((2, 3, 4), 1), ((2, 3, 4), 2)]
+)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int32", "int8"])
 @pytest.mark.parametrize("op", sorted(SCANS))
 def test_scan(isa, op, dtype, shape, axis):
@@ -121,7 +130,12 @@ def test_scan(isa, op, dtype, shape, axis):
 
 def test_scans_of_halves_and_narrow_integers(isa):
     x = np.array([2048.0, 1.0, 1.0, 1.0], np.float16)
-    assert isa.run("cumsum", {"src": (x, "float16")}, {"axis": 0}, ((4,), "float16")).tolist() == [2048, 2048, 2050, 2052]
+    assert isa.run("cumsum", {"src": (x, "float16")}, {"axis": 0}, ((4,), "float16")).tolist() == [
+        2048,
+        2048,
+        2050,
+        2052,
+    ]
     assert isa.run("cumsum", {"src": ([127, 1], "int8")}, {"axis": 0}, ((2,), "int8")).tolist() == [127, -128]
     high = isa.run("cummax", {"src": ([1.0, NAN, 2.0], "float32")}, {"axis": 0}, ((3,), "float32"))
     np.testing.assert_array_equal(high, np.array([1, NAN, NAN], np.float32))

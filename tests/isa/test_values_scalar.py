@@ -14,7 +14,8 @@ from dsa_compiler.isa.validate import validate_program
 
 BINARY = {
     "s_add": lambda x, y: x + y, "s_sub": lambda x, y: x - y, "s_mul": lambda x, y: x * y,
-    "s_div": lambda x, y: -1 if y == 0 else math.trunc(x / y), "s_mod": lambda x, y: x if y == 0 else int(math.fmod(x, y)),
+    "s_div": lambda x, y: -1 if y == 0 else math.trunc(x / y), "s_mod": lambda x, y: x if y == 0 else int(math.fmod(x,
+     y)),
     "s_min": min, "s_max": max, "s_and": lambda x, y: x & y, "s_or": lambda x, y: x | y, "s_xor": lambda x, y: x ^ y,
     "s_shl": lambda x, y: x << y if 0 <= y < 32 else 0, "s_shr": lambda x, y: x >> y if 0 <= y < 32 else -(x < 0),
 }  # fmt: skip

@@ -33,7 +33,9 @@ def _round(x: float) -> float:
 
 
 def _whole(function):
-    return lambda x: x if not math.isfinite(x) else math.copysign(float(function(x)), x) if function(x) == 0 else function(x)
+    return lambda x: (
+        x if not math.isfinite(x) else math.copysign(float(function(x)), x) if function(x) == 0 else function(x)
+    )
 
 
 def _sign(x: float) -> float:
@@ -137,7 +139,9 @@ def source(shape: tuple[int, ...], seed: int, edges: tuple[float, ...] = EDGES) 
     """Edge values, then random ones."""
     size = int(np.prod(shape))
     rng = np.random.default_rng(seed)
-    return np.concatenate([edges, rng.normal(0, 3, size)])[:size].reshape(shape) if size < 40 else rng.normal(0, 3, shape)
+    return (
+        np.concatenate([edges, rng.normal(0, 3, size)])[:size].reshape(shape) if size < 40 else rng.normal(0, 3, shape)
+    )
 
 
 def rounded(values, dtype: str, numpy) -> np.ndarray:
@@ -252,7 +256,9 @@ def test_onnx_reference(isa, op, onnx_op, attrs):
     )  # fmt: skip
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
     expected = ReferenceEvaluator(model).run(None, {"x": x})[0]
-    np.testing.assert_allclose(isa.run(op, {"src": (x, "float32")}, dst=((97,), "float32")), expected, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        isa.run(op, {"src": (x, "float32")}, dst=((97,), "float32")), expected, rtol=2e-5, atol=1e-6
+    )
 
 
 # casts: hand-encoded bits
@@ -302,8 +308,26 @@ def test_casts_of_floats_to_integers_truncate_and_saturate(isa):
 
 def test_casts_of_integers_wrap_or_saturate(isa):
     values = [300, -300, 200, -129, 2**31 - 1, 127, 9, -9]
-    assert isa.run("cast", {"src": (values, "int32")}, dst=((8,), "int8")).tolist() == [44, -44, -56, 127, -1, 127, 9, -9]
-    assert isa.run("cast", {"src": (values, "int32")}, dst=((8,), "uint8")).tolist() == [44, 212, 200, 127, 255, 127, 9, 247]
+    assert isa.run("cast", {"src": (values, "int32")}, dst=((8,), "int8")).tolist() == [
+        44,
+        -44,
+        -56,
+        127,
+        -1,
+        127,
+        9,
+        -9,
+    ]
+    assert isa.run("cast", {"src": (values, "int32")}, dst=((8,), "uint8")).tolist() == [
+        44,
+        212,
+        200,
+        127,
+        255,
+        127,
+        9,
+        247,
+    ]
     assert isa.run("cast", {"src": (values, "int32")}, dst=((8,), "int4")).tolist() == [-4, 4, -8, -1, -1, -1, -7, 7]
     assert isa.run("cast_saturate", {"src": (values, "int32")}, dst=((8,), "int8")).tolist() == [
         127, -128, 127, -128, 127, 127, 9, -9,
@@ -311,6 +335,15 @@ def test_casts_of_integers_wrap_or_saturate(isa):
     assert isa.run("cast_saturate", {"src": (values, "int32")}, dst=((8,), "uint8")).tolist() == [
         255, 0, 200, 0, 255, 127, 9, 0,
     ]  # fmt: skip
-    assert isa.run("cast_saturate", {"src": (values, "int32")}, dst=((8,), "int4")).tolist() == [7, -8, 7, -8, 7, 7, 7, -8]
+    assert isa.run("cast_saturate", {"src": (values, "int32")}, dst=((8,), "int4")).tolist() == [
+        7,
+        -8,
+        7,
+        -8,
+        7,
+        7,
+        7,
+        -8,
+    ]
     assert isa.run("cast", {"src": ([2**24 + 1, -7], "int32")}, dst=((2,), "float32")).tolist() == [2.0**24, -7.0]
     assert isa.run("cast", {"src": ([True, False], "bool")}, dst=((2,), "float16")).tolist() == [1.0, 0.0]

@@ -88,7 +88,8 @@ def test_depthwise_with_zero_points(isa):
     np.testing.assert_array_equal(result, expected)
 
 
-@pytest.mark.parametrize(("dtype", "least"), [("float32", -math.inf), ("float16", -math.inf), ("int8", -128), ("uint8", 0),
+@pytest.mark.parametrize(("dtype", "least"), [("float32", -math.inf), ("float16", -math.inf), ("int8", -128),
+ ("uint8", 0),
                                               ("int32", -(2**31))])  # fmt: skip
 def test_windows_without_taps(isa, dtype, least):
     """Padding as large as the kernel: the first output sees nothing."""
@@ -103,21 +104,28 @@ def test_windows_without_taps(isa, dtype, least):
 
 def test_maxima_of_nan_and_infinity(isa):
     x = np.array([[[-math.inf], [math.nan], [1.0]]], np.float32)
-    result = isa.run("pool_max", {"src": (x, "float32")}, attributes(([1, 2], [1, 1], [1, 1], [0, 1, 0, 0])), ((1, 3, 1), "float32"))
+    result = isa.run(
+        "pool_max", {"src": (x, "float32")}, attributes(([1, 2], [1, 1], [1, 1], [0, 1, 0, 0])), ((1, 3, 1), "float32")
+    )
     np.testing.assert_array_equal(result.ravel(), np.array([-math.inf, math.nan, math.nan], np.float32))
 
 
 def test_sums_of_halves_accumulate_in_float32(isa):
     x = np.full((3, 3, 1), 2048.0)
     x[0, 0] = 1
-    result = isa.run("pool_sum", {"src": (x, "float16")}, attributes(([3, 3], [1, 1], [1, 1], [0] * 4)), ((1, 1, 1), "float32"))
+    result = isa.run(
+        "pool_sum", {"src": (x, "float16")}, attributes(([3, 3], [1, 1], [1, 1], [0] * 4)), ((1, 1, 1), "float32")
+    )
     assert result.item() == 8 * 2048 + 1
 
 
 def reference(node, inputs, **attrs):
     """An ONNX operator on channel-first inputs."""
     names = [f"x{i}" for i in range(len(inputs))]
-    infos = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, v.shape) for n, v in zip(names, inputs, strict=True)]
+    infos = [
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, v.shape)
+        for n, v in zip(names, inputs, strict=True)
+    ]
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node(node, names, ["y"], **attrs)], "g", infos,
         [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
@@ -127,14 +135,16 @@ def reference(node, inputs, **attrs):
 
 @pytest.mark.parametrize("window", WINDOWS[:2], ids=str)
 def test_onnx_reference(isa, window):
-    kernel, stride, dilation, pad = window
+    kernel, stride, _dilation, pad = window
     rng = np.random.default_rng(4)
     x = rng.normal(size=SHAPE).astype(np.float32)
     w = rng.normal(size=(*kernel, SHAPE[2])).astype(np.float32)
     first = np.ascontiguousarray(x.transpose(2, 0, 1)[None])
     common = {"strides": stride, "pads": pad, "kernel_shape": kernel}
     pooled = reference("MaxPool", [first], **common)[0].transpose(1, 2, 0)
-    np.testing.assert_array_equal(isa.run("pool_max", {"src": (x, "float32")}, attributes(window), (grid(window), "float32")), pooled)
+    np.testing.assert_array_equal(
+        isa.run("pool_max", {"src": (x, "float32")}, attributes(window), (grid(window), "float32")), pooled
+    )
     mean = reference("AveragePool", [first], count_include_pad=1, **common)[0].transpose(1, 2, 0)
     total = isa.run("pool_sum", {"src": (x, "float32")}, attributes(window), (grid(window), "float32"))
     np.testing.assert_allclose(total / (kernel[0] * kernel[1]), mean, rtol=1e-5, atol=1e-6)
