@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dsa_compiler.simulator.compiled import borrow, compiled
+from dsa_compiler.simulator.compiled import borrow, compiled, kernel
 from dsa_compiler.simulator.loop_state import (
     ARRIVING,
     BLOCKED,
@@ -75,7 +75,7 @@ def run_segment(owned_input: LoopInput, owned_state: LoopState) -> int:
     return FINISHED
 
 
-@compiled
+@kernel
 def _borrow_all(p: LoopInput, s: LoopState) -> tuple[LoopInput, LoopState]:
     return (
         LoopInput(
@@ -90,7 +90,7 @@ def _borrow_all(p: LoopInput, s: LoopState) -> tuple[LoopInput, LoopState]:
     )  # fmt: skip
 
 
-@compiled
+@kernel
 def _next_instant(due: np.ndarray, later_time: np.ndarray, pending: int) -> float:
     """The latest of the times within one tick of the earliest event."""
     first = _NEVER if pending == 0 else later_time[0]
@@ -105,7 +105,7 @@ def _next_instant(due: np.ndarray, later_time: np.ndarray, pending: int) -> floa
     return last
 
 
-@compiled
+@kernel
 def _step(q: int, now: float, p: LoopInput, s: LoopState) -> bool:
     """The event of q that is due: a barrier's arrival, the end of startup or of work. False: a flag overflowed."""
     state = s.queue[q].state
@@ -120,7 +120,7 @@ def _step(q: int, now: float, p: LoopInput, s: LoopState) -> bool:
     return _finish(q, now, p, s)
 
 
-@compiled
+@kernel
 def _take_next(q: int, now: float, p: LoopInput, s: LoopState) -> None:
     """The next entry of q comes to the head."""
     s.due[q] = _NEVER
@@ -135,7 +135,7 @@ def _take_next(q: int, now: float, p: LoopInput, s: LoopState) -> None:
     _add_candidate(q, s)
 
 
-@compiled
+@kernel
 def _add_candidate(q: int, s: LoopState) -> None:
     count = s.integers[CANDIDATES]
     for i in range(count):
@@ -145,7 +145,7 @@ def _add_candidate(q: int, s: LoopState) -> None:
     s.integers[CANDIDATES] = count + 1
 
 
-@compiled
+@kernel
 def _serve_candidates(now: float, p: LoopInput, s: LoopState) -> None:
     """Let the queues whose flags may suffice go on: in order of arrival, then of cluster, core and engine."""
     count = s.integers[CANDIDATES]
@@ -167,7 +167,7 @@ def _serve_candidates(now: float, p: LoopInput, s: LoopState) -> None:
             _start(q, q, now, t.startup, t.work, t.rate, t.memory, p, s)
 
 
-@compiled
+@kernel
 def _sort_by_arrival(candidates: np.ndarray, count: int, queue: np.ndarray) -> None:
     for i in range(1, count):
         q = candidates[i]
@@ -182,7 +182,7 @@ def _sort_by_arrival(candidates: np.ndarray, count: int, queue: np.ndarray) -> N
         candidates[j + 1] = q
 
 
-@compiled
+@kernel
 def _take_flags(e: int, p: LoopInput, flags: np.ndarray) -> bool:
     """Take all waits of e at once, if every flag has enough."""
     first, count = p.entries[e].wait, p.entries[e].waits
@@ -196,7 +196,7 @@ def _take_flags(e: int, p: LoopInput, flags: np.ndarray) -> bool:
     return enough
 
 
-@compiled
+@kernel
 def _arrive(q: int, now: float, p: LoopInput, s: LoopState) -> None:
     """Queue q is ready for the entry of its group; the last to arrive starts them all."""
     e = s.queue[q].entry
@@ -213,7 +213,7 @@ def _arrive(q: int, now: float, p: LoopInput, s: LoopState) -> None:
     _start_multicast(first, last, now, p, s)
 
 
-@compiled
+@kernel
 def _start_multicast(first: int, last: int, now: float, p: LoopInput, s: LoopState) -> None:
     """One flow: the longest startup, the most bytes, the least port, every memory that a member uses."""
     startup, work, rate, memory = 0.0, 0.0, _NEVER, np.uint64(0)
@@ -228,7 +228,7 @@ def _start_multicast(first: int, last: int, now: float, p: LoopInput, s: LoopSta
         _start(p.entries[p.members[i]].queue, leader, now, startup, work, rate, memory, p, s)
 
 
-@compiled
+@kernel
 def _start(
     q: int, leader: int, now: float, startup: float, work: float, rate: float, memory: Any, p: LoopInput, s: LoopState
 ) -> None:
@@ -251,7 +251,7 @@ def _start(
         mark_core(q, s)
 
 
-@compiled
+@kernel
 def _begin_work(q: int, now: float, s: LoopState) -> None:
     """The startup is over: a flow joins the others, other work runs at its engine's rate."""
     s.queue[q].state = WORKING
@@ -267,7 +267,7 @@ def _begin_work(q: int, now: float, s: LoopState) -> None:
     s.due[q] = _NEVER
 
 
-@compiled
+@kernel
 def _finish(q: int, now: float, p: LoopInput, s: LoopState) -> bool:
     """The work of q, and of the members that follow it, is over. False if a flag overflowed."""
     settle(q, now, s)
@@ -286,7 +286,7 @@ def _finish(q: int, now: float, p: LoopInput, s: LoopState) -> bool:
     return True
 
 
-@compiled
+@kernel
 def _remove_flow(q: int, s: LoopState) -> None:
     last = s.integers[FLOWS] - 1
     place = s.queue[q].flow
@@ -298,7 +298,7 @@ def _remove_flow(q: int, s: LoopState) -> None:
     s.integers[STALE] = 1
 
 
-@compiled
+@kernel
 def _leave(q: int, now: float, p: LoopInput, s: LoopState) -> bool:
     """The entry at the head leaves its engine and completes a latency later. False if a flag overflowed."""
     e = s.queue[q].entry
@@ -321,17 +321,18 @@ def _leave(q: int, now: float, p: LoopInput, s: LoopState) -> bool:
     return good
 
 
-@compiled
+@kernel
 def _completion(q: int, now: float, latency: float, level: int, kind: int, done: np.ndarray) -> float:
     """When an entry that leaves now completes: after earlier ones of no greater latency; a `set`, after all."""
     complete = now + latency
     for i in range(done.shape[1] if kind == SET else level + 1):
         complete = max(complete, done[q, i])
-    done[q, level] = complete
+    if kind != SET:
+        done[q, level] = complete
     return complete
 
 
-@compiled
+@kernel
 def _apply_sets(e: int, p: LoopInput, s: LoopState) -> bool:
     """Count up the flags that e sets and note the queues that wait for them. False at the sixteenth."""
     first = p.entries[e].set
@@ -346,7 +347,7 @@ def _apply_sets(e: int, p: LoopInput, s: LoopState) -> bool:
     return True
 
 
-@compiled
+@kernel
 def _note_waiters(flag: int, p: LoopInput, s: LoopState) -> None:
     """Make candidates of the queues that wait for a flag: one for a core flag, else any of the cluster or chip."""
     target = p.waiter[flag]
@@ -363,7 +364,7 @@ def _note_waiters(flag: int, p: LoopInput, s: LoopState) -> None:
             _add_candidate(q, s)
 
 
-@compiled
+@kernel
 def _waits_for(e: int, flag: int, p: LoopInput) -> bool:
     first = p.entries[e].wait
     found = False
@@ -372,7 +373,7 @@ def _waits_for(e: int, flag: int, p: LoopInput) -> bool:
     return found
 
 
-@compiled
+@kernel
 def _push(time: float, entry: int, s: LoopState) -> None:
     """Add a completion to the heap, which is ordered by time, then entry."""
     times, entries = s.later_time, s.later_entry
@@ -387,7 +388,7 @@ def _push(time: float, entry: int, s: LoopState) -> None:
     times[i], entries[i] = time, entry
 
 
-@compiled
+@kernel
 def _pop(s: LoopState) -> int:
     """Take the earliest completion from the heap."""
     times, entries = s.later_time, s.later_entry

@@ -10,6 +10,7 @@ import numpy as np
 from dsa_compiler.errors import UserError
 from dsa_compiler.isa.validate import validate_program
 from dsa_compiler.program.tables import Program
+from dsa_compiler.simulator.race import check_order
 from dsa_compiler.simulator.stretch import random_stretch
 from dsa_compiler.simulator.timing import Timing, time_program
 from dsa_compiler.simulator.values import run_values
@@ -63,7 +64,7 @@ def simulate(
     """Run `program`: in time alone (`values` False), or in values and time, which gives the same cycles.
 
     race_seed: race mode; durations and latencies are stretched at random, so cycles are not the program's.
-    check: first look for illegal entries (once is enough for a program).
+    check: first look for illegal entries, deadlocks and races (once is enough for a program).
     Raises `UserError` for inputs that do not fit and for every trap of the manual.
     """
     if values and inputs is None and program.inputs:
@@ -72,6 +73,7 @@ def simulate(
         )
     if check:
         validate_program(program)
+        check_order(program)
     stretch = None if race_seed is None else random_stretch(program, race_seed)
     timing = time_program(program, stretch=stretch.times if stretch else None)
     outputs = None

@@ -292,6 +292,12 @@ def _matching_queues(target: Target, clusters: Sequence[int], name: str) -> Iter
     return [c * step + k * _PER_CORE + ENGINE_CODE[parts[-1]] for c in chosen for k in cores]
 
 
+def segment_ends(segment_of: np.ndarray, first: np.ndarray, segment: int) -> np.ndarray:
+    """For each queue the place in `order` after its last entry of `segment` or an earlier one."""
+    upto: np.ndarray = np.concatenate([[0], np.cumsum(segment_of <= segment)])
+    return np.asarray(first[:-1] + upto[first[1:]] - upto[first[:-1]])
+
+
 def _check_barriers(program: Program, queues: Queues) -> None:
     """Each queue that a barrier names holds one of its entries, and no other queue does."""
     entries = program.entries

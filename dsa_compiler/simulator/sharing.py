@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from dsa_compiler.simulator.compiled import compiled
+from dsa_compiler.simulator.compiled import kernel
 from dsa_compiler.simulator.loop_state import CHANGED, FLOWS, STALE, WORKING, LoopInput, LoopState
 
 _ENGINES_OF_CORE = 6
 _SLACK = 1e-12
 
 
-@compiled
+@kernel
 def mark_core(q: int, s: LoopState) -> None:
     """Note that banks of q's core changed hands."""
     home = s.queue[q].home
@@ -23,7 +23,7 @@ def mark_core(q: int, s: LoopState) -> None:
         s.integers[CHANGED] = 1
 
 
-@compiled
+@kernel
 def settle(q: int, now: float, s: LoopState) -> None:
     """Book the work done, and the conflict, since the rate or the sharers of q last changed."""
     elapsed = now - s.queue[q].since
@@ -36,7 +36,7 @@ def settle(q: int, now: float, s: LoopState) -> None:
         s.queue[q].conflict += elapsed * (1.0 - 1.0 / n)
 
 
-@compiled
+@kernel
 def share_banks(now: float, p: LoopInput, s: LoopState) -> None:
     """Count anew the sharers of every working instruction's banks on the cores where that changed."""
     s.integers[CHANGED] = 0
@@ -49,7 +49,7 @@ def share_banks(now: float, p: LoopInput, s: LoopState) -> None:
                 _share_banks_of(q, now, p, s)
 
 
-@compiled
+@kernel
 def _share_banks_of(q: int, now: float, p: LoopInput, s: LoopState) -> None:
     group = p.entries[s.queue[q].entry].group
     n = _sharers(q, s.queue) if group < 0 else _worst_sharers(group, p, s.queue)
@@ -65,7 +65,7 @@ def _share_banks_of(q: int, now: float, p: LoopInput, s: LoopState) -> None:
         s.due[leader] = now + s.queue[leader].left / s.queue[leader].rate
 
 
-@compiled
+@kernel
 def _sharers(q: int, queue: np.ndarray) -> int:
     """The most engines of the core that work in one bank of q's instruction."""
     banks = queue[q].banks
@@ -87,7 +87,7 @@ def _sharers(q: int, queue: np.ndarray) -> int:
     return most
 
 
-@compiled
+@kernel
 def _worst_sharers(group: int, p: LoopInput, queue: np.ndarray) -> int:
     """The sharers of a multicast: those of its worst receiver."""
     most = 1
@@ -98,7 +98,7 @@ def _worst_sharers(group: int, p: LoopInput, queue: np.ndarray) -> int:
     return most
 
 
-@compiled
+@kernel
 def share_memories(now: float, p: LoopInput, s: LoopState) -> None:
     """Rate all flows anew; a flow whose rate changed gets another end."""
     s.integers[STALE] = 0
@@ -113,7 +113,7 @@ def share_memories(now: float, p: LoopInput, s: LoopState) -> None:
             s.due[q] = now + s.queue[q].left / rates[i]
 
 
-@compiled
+@kernel
 def _fill(bandwidth: np.ndarray, flows: np.ndarray, queue: np.ndarray, rates: np.ndarray) -> None:
     """Raise all rates together; a flow stops at its cap, or when one of its memories is used up.
 
@@ -132,7 +132,7 @@ def _fill(bandwidth: np.ndarray, flows: np.ndarray, queue: np.ndarray, rates: np
         left -= stopped
 
 
-@compiled
+@kernel
 def _lowest_level(free: np.ndarray, users: np.ndarray) -> tuple[float, int]:
     """The share in the memory that gives the least to each flow that still rises, and that memory."""
     level, tight = np.inf, 0
@@ -142,7 +142,7 @@ def _lowest_level(free: np.ndarray, users: np.ndarray) -> tuple[float, int]:
     return level, tight
 
 
-@compiled
+@kernel
 def _stop_capped(
     level: float, flows: np.ndarray, queue: np.ndarray, rates: np.ndarray, users: np.ndarray, free: np.ndarray
 ) -> int:
@@ -158,7 +158,7 @@ def _stop_capped(
     return stopped
 
 
-@compiled
+@kernel
 def _stop_users(
     tight: int, level: float, flows: np.ndarray, queue: np.ndarray, rates: np.ndarray, users: np.ndarray,
     free: np.ndarray,
@@ -175,7 +175,7 @@ def _stop_users(
     return stopped
 
 
-@compiled
+@kernel
 def _use(memory: int, users: np.ndarray, free: np.ndarray, rate: float, change: int) -> None:
     """Change the number of users of a flow's memories and take its rate off what is free there."""
     for m in range(len(users)):

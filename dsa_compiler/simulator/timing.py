@@ -43,6 +43,7 @@ from dsa_compiler.simulator.queues import (
     build_queues,
     queue_name,
     queues_per_cluster,
+    segment_ends,
 )
 from dsa_compiler.target import CORE_ENGINES, ENGINES, Target
 
@@ -230,18 +231,12 @@ def _run_all(program: Program, queues: Queues, inputs: LoopInput, state: LoopSta
                 start = float(state.clock[0])
                 state.clock[0] += host_cycles(program.target, step)
                 host.append(HostTime(index, start, float(state.clock[0])))
-        state.queue["stop"] = _segment_ends(segment_of, queues.first, segment)
+        state.queue["stop"] = segment_ends(segment_of, queues.first, segment)
         outcome = run_segment(inputs, state)
         if outcome != FINISHED:
             raise _failure(outcome, program, queues, inputs, state)
         state.clock[0] = max(float(state.clock[0]), float(state.done.max(initial=0.0)))
     return host
-
-
-def _segment_ends(segment_of: np.ndarray, first: np.ndarray, segment: int) -> np.ndarray:
-    """For each queue the place in `order` after its last entry of `segment` or an earlier one."""
-    upto: np.ndarray = np.concatenate([[0], np.cumsum(segment_of <= segment)])
-    return np.asarray(first[:-1] + upto[first[1:]] - upto[first[:-1]])
 
 
 def _failure(outcome: int, program: Program, queues: Queues, inputs: LoopInput, state: LoopState) -> UserError:

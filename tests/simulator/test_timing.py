@@ -174,7 +174,7 @@ def test_a_set_of_its_own_waits_for_completions_and_lets_the_queue_go_on(script)
     script.add("0.0 vector", "add", work=1, waits="core:load>vector:0")
     result = script.time()
     assert (result.start[1], result.end[1], result.complete[1]) == (26, 27, 226)
-    assert (result.start[2], result.start[3]) == (27, 226)
+    assert (result.start[2], result.complete[2], result.start[3]) == (27, 84, 226)
 
 
 def test_wait_and_halt_are_entries(script):
