@@ -36,7 +36,7 @@ def _solve(difference: tir.Expr, var: Var, strict: bool) -> Bound | None:
     if form is None or not slope:
         return None
     rest = form[1] - int(strict)
-    if slope > 0:                                     # var >= ceil(-rest / slope)
+    if slope > 0:  # var >= ceil(-rest / slope)
         return Bound(-rest if slope == 1 else -tirx.floordiv(rest, slope), None)
     return Bound(None, rest + 1 if slope == -1 else tirx.floordiv(rest, -slope) + 1)
 

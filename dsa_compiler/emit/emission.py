@@ -93,9 +93,10 @@ class Emission(KernelPass):
         except Unmatched as unmatched:
             return self._leave(nest, str(unmatched))
         whole = self._whole_version(data, plan, context)
-        if plan is None and whole is None:
+        chosen = plan or whole
+        if chosen is None:
             return self._leave(nest, reason)
-        self.emitted.append(Emitted((data,), plan or whole, self.trips))
+        self.emitted.append(Emitted((data,), chosen, self.trips))
         partial = write(plan, data.axes, scope) if plan is not None else self._leave(nest, reason)
         if whole is None:
             return partial
@@ -111,9 +112,9 @@ class Emission(KernelPass):
             return None
         exact = _exact(nest)
         whole, _ = self._cheapest(exact, context)
-        if whole is None or (plan is not None and self.costs.cycles(whole, exact.axes) >= self.costs.cycles(plan, nest.axes)):
-            return None
-        return whole
+        if whole is None or plan is None:
+            return whole
+        return whole if self.costs.cycles(whole, exact.axes) < self.costs.cycles(plan, nest.axes) else None
 
     def read(self, stmt: Stmt, scope: Scope) -> Nest:
         """The nest with its value folded."""
@@ -130,10 +131,9 @@ class Emission(KernelPass):
         for recognizer in RECOGNIZERS:
             try:
                 found.extend(recognizer(nest, context))
-            except Unmatched as reason:
-                reasons.append(str(reason))
-        reason = reasons[0] if reasons else "no instruction has this form"
-        return self.costs.cheapest(found, nest.axes), reason
+            except Unmatched as unmatched:
+                reasons.append(str(unmatched))
+        return self.costs.cheapest(found, nest.axes), next(iter(reasons), "no instruction has this form")
 
     def _walk_sequence(self, stmt: SeqStmt, scope: Scope) -> Stmt:
         done: list[Stmt] = []

@@ -86,7 +86,7 @@ class Reader:
     def read(self, expr: tir.Expr) -> Node:
         """The tree of an expression; raises `Unmatched` where it holds what no operation is."""
         if isinstance(expr, TensorLoad):
-            return Load(self._slot(expr), tir.dtype_of(expr))
+            return Load(self.slot(expr), tir.dtype_of(expr))
         if isinstance(expr, (tirx.IntImm, tirx.FloatImm)):
             dtype = tir.dtype_of(expr)
             return Const(bool(expr.value) if dtype == "bool" else expr.value, dtype)
@@ -122,7 +122,8 @@ class Reader:
             raise Unmatched("a condition on loop variables is left in the value")
         return Apply("select", (self.read(no), self.read(yes), self.read(condition)), tir.dtype_of(yes))
 
-    def _slot(self, load: TensorLoad) -> int:
+    def slot(self, load: TensorLoad) -> int:
+        """The number of a load; equal loads have one."""
         for slot, other in enumerate(self.loads):
             if load.source.same_as(other.source) and tvm_ffi.structural_equal(load, other):
                 return slot

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import tvm_ffi
 from tvm import tirx
 from tvm.ir import Call
@@ -140,7 +142,7 @@ def assume(store: BufferStore, condition: tir.Expr, value: bool) -> BufferStore:
     """The store with the terms of `condition` true, or with their conjunction false."""
     terms = tir.conjuncts(condition)
 
-    def decide(call: Call, mutator: object) -> object:
+    def decide(call: Call, mutator: Any) -> Any:
         if not tir.is_select(call):
             return mutator.default_mutate(call)
         own = tir.conjuncts(call.args[0])

@@ -22,7 +22,7 @@ from tvm.tirx import Evaluate, Stmt, Var
 from dsa_compiler.emit import tir
 
 PREFIX = "tirx.npu."
-_OPAQUE = 3                          # CallEffectKind: never removed, merged or moved
+_OPAQUE = 3  # CallEffectKind: never removed, merged or moved
 
 
 @dataclass(frozen=True)
@@ -104,5 +104,3 @@ def decode_call(call: Call) -> tuple[str, list[InstructionOperand], Any, list[ti
 
 def _operand(role: str, source: TensorLoad, extents: tuple[Any, ...], strides: tuple[int, ...]) -> InstructionOperand:
     return InstructionOperand(role, source.source, tuple(source.indices), extents, strides)
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import tvm_ffi
 from tvm.ir import Call, TensorLoad
@@ -84,10 +85,10 @@ def _loose(value: tir.Expr) -> list[Var]:
     """Variables that occur as data, outside indices and conditions."""
     found: list[Var] = []
 
-    def skip(node: object, visitor: object) -> None:
+    def skip(node: Any, visitor: Any) -> None:
         return None
 
-    def select(call: object, visitor: object) -> None:
+    def select(call: Any, visitor: Any) -> None:
         if not tir.is_select(call):
             visitor.default_visit(call)
             return
@@ -96,9 +97,7 @@ def _loose(value: tir.Expr) -> list[Var]:
         visitor.visit(call.args[1])
         visitor.visit(call.args[2])
 
-    tvm_ffi.structural_visit(
-        value, [(TensorLoad, skip), (Call, select), (Var, lambda v, visitor: found.append(v))]
-    )
+    tvm_ffi.structural_visit(value, [(TensorLoad, skip), (Call, select), (Var, lambda v, visitor: found.append(v))])
     return found
 
 
@@ -106,7 +105,5 @@ def _walks_as_one(expr: tir.Expr, pair: tuple[Var, Var], width: int) -> bool:
     form = tir.linear(expr, pair)
     if form is None:
         return False
-    slopes = [tir.constant(c) for c in form[0]]
-    if None in slopes:
-        return False
-    return slopes[0] == slopes[1] * width
+    outer, inner = (tir.constant(c) for c in form[0])
+    return outer is not None and inner is not None and outer == inner * width

@@ -121,9 +121,9 @@ def _block(index: tir.Expr, var: Var, inner: dict[Var, int | None]) -> tuple[int
     form = tir.linear(index, variables)
     if form is None:
         return None
-    slopes = [tir.constant(c) for c in form[0]]
-    extents = [inner[v] for v in variables[1:]]
-    if not slopes[0] or slopes[0] < 0 or any(s is None or s < 0 for s in slopes) or None in extents:
+    slopes = [tir.constant(c) or 0 for c in form[0]]
+    extents = [inner[v] or 0 for v in variables[1:]]
+    if min(slopes) <= 0 or 0 in extents:
         return None
     span = sum(s * (e - 1) for s, e in zip(slopes[1:], extents, strict=True))
     return (slopes[0], form[1]) if span < slopes[0] else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tvm import tirx
 from tvm.ir import Call, TensorLoad
@@ -146,7 +147,8 @@ def _cut_at(piece: Piece, term: tir.Expr, var: Var, scope: Scope) -> list[Piece]
         extent = scope.simplify(last - first)
         if scope.upper(extent) <= 0:
             continue
-        part = piece.narrowed(var, _like(scope.simplify(first), var), _like(extent, var)).decided(term, value != negated)
+        narrowed = piece.narrowed(var, _like(scope.simplify(first), var), _like(extent, var))
+        part = narrowed.decided(term, value != negated)
         if part is not None:
             pieces.append(part)
     return pieces
@@ -174,7 +176,7 @@ def _cut_between(piece: Piece, term: tir.Expr, used: list[Var], scope: Scope) ->
             continue
         ends = [loop.min, *cuts, loop.min + loop.extent]
         parts = []
-        for first, last in zip(ends, ends[1:], strict=False):
+        for first, last in pairwise(ends):
             extent = scope.simplify(last - first)
             if scope.upper(extent) <= 0:
                 continue
@@ -192,8 +194,10 @@ def _thresholds(term: tir.Expr, var: Var, used: list[Var], inner: Scope, loop: F
     if difference is None or start is None or extent is None:
         return []
     form = tir.linear(difference, used)
-    slopes = None if form is None else [tir.constant(c) for c in form[0]]
-    if form is None or None in slopes:
+    if form is None:
+        return []
+    slopes = [tir.constant(c) or 0 for c in form[0]]
+    if 0 in slopes:
         return []
     place = next(n for n, v in enumerate(used) if v.same_as(var))
     rest = form[1]

@@ -11,7 +11,8 @@ from dsa_compiler.emit.kernel_pass import KernelPass, Scope
 class LoopShift(KernelPass):
     """Normalise loop bounds: an instruction counts its extents from zero.
 
-    A loop of one iteration disappears. Preconditions: none. Loops over cores and tiles, annotated and parallel loops stay as they are.
+    A loop of one iteration disappears. Preconditions: none. Loops over cores and tiles, annotated and parallel loops
+    stay as they are.
 
         for i in range(3, 3 + n): y[i] = x[i - 3]      before
         for i in range(n): y[i + 3] = x[i]             after
@@ -42,6 +43,4 @@ def _shift(loop: For, body: Stmt) -> Stmt:
         return tir.with_body(loop, body)
     var = Var(loop.loop_var.name, loop.loop_var.ty)
     body = tir.substitute(body, {loop.loop_var: var + loop.min})
-    return For(
-        var, tir.integer(0, var), loop.extent, loop.kind, body, loop.thread_binding, loop.annotations, loop.step
-    )
+    return For(var, tir.integer(0, var), loop.extent, loop.kind, body, loop.thread_binding, loop.annotations, loop.step)

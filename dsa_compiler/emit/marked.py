@@ -34,7 +34,7 @@ def named_instruction(stmt: AttrStmt) -> tuple[str, dict[str, Any]]:
             opcode, attrs = str(mark["op"]), dict(mark.get("attrs", {}))
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"the mark {text} is not of the form {{\"op\": .., \"attrs\": {{..}}}}", where=PRAGMA, action="correct it"
+                f'the mark {text} is not of the form {{"op": .., "attrs": {{..}}}}', where=PRAGMA, action="correct it"
             ) from error
     if opcode not in OPCODES:
         raise UserError(f"no instruction is called {opcode!r}", where=PRAGMA, action="see the instruction table")

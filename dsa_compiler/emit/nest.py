@@ -144,7 +144,7 @@ def _extract_store(store: BufferStore, guards: list[tir.Expr], axes: tuple[Axis,
     if chosen is None:
         return nest
     terms = _conditions(tir.conjuncts(chosen.args[0]), variables)
-    slot = reader.read(chosen.args[1]).slot
+    slot = reader.slot(chosen.args[1])
     return replace(nest, predicate=terms, padded=slot, otherwise=chosen.args[2].value)
 
 
@@ -178,12 +178,17 @@ def access(buffer: Var, indices: list[tir.Expr], variables: list[Var]) -> Access
     if scope is None:
         raise Unmatched(f"buffer {buffer.name} is in {buffer.scope()!r}, which is no memory of the part")
     pitches = tir.buffer_strides(buffer)
-    forms = [tir.linear(index, variables) for index in indices]
-    if any(f is None for f in forms):
-        raise Unmatched(f"an index of {buffer.name} is not linear in the loop variables")
+    forms = [_linear(index, variables, buffer) for index in indices]
     slopes = tuple(tuple(_number(c) for c in form[0]) for form in forms)
     strides = tuple(_stride([s[a] for s in slopes], pitches) for a in range(len(variables)))
     return Access(buffer, scope, str(buffer.dtype), tuple(f[1] for f in forms), slopes, strides, tuple(pitches))
+
+
+def _linear(index: tir.Expr, variables: list[Var], buffer: Var) -> tuple[list[tir.Expr], tir.Expr]:
+    form = tir.linear(index, variables)
+    if form is None:
+        raise Unmatched(f"an index of {buffer.name} is not linear in the loop variables")
+    return form
 
 
 def _number(expr: tir.Expr) -> int | tir.Expr:
@@ -193,10 +198,5 @@ def _number(expr: tir.Expr) -> int | tir.Expr:
 def _stride(slopes: list[int | tir.Expr], pitches: list[int]) -> int | tir.Expr:
     total: int | tir.Expr = 0
     for slope, pitch in zip(slopes, pitches, strict=True):
-        if isinstance(slope, int):
-            total = total + slope * pitch if slope else total
-        else:
-            total = slope * pitch + total
+        total = total if isinstance(slope, int) and slope == 0 else slope * pitch + total
     return total
-
-

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tvm_ffi
 from tvm import tirx
@@ -45,8 +46,8 @@ def outline(leftover: Leftover, name: str) -> Outlined:
     body = tvm_ffi.structural_mutate(
         tir.substitute(stmt, fresh),
         [
-            (BufferStore, lambda s, m: BufferStore(plain[s.buffer], m.mutate(s.value), [m.mutate(i) for i in s.indices])),
-            (TensorLoad, lambda l, m: plain[l.source][tuple(m.mutate(i) for i in l.indices)]),
+            (BufferStore, lambda s, m: BufferStore(plain[s.buffer], m.mutate(s.value), _mutated(s.indices, m))),
+            (TensorLoad, lambda l, m: plain[l.source][tuple(_mutated(l.indices, m))]),
         ],
     )
     params = [*(plain[b] for b in buffers), *(fresh[v] for v in scalars)]
@@ -54,10 +55,12 @@ def outline(leftover: Leftover, name: str) -> Outlined:
     return Outlined(func, tuple(buffers), tuple(scalars), leftover.reason)
 
 
+def _mutated(indices: Sequence[tir.Expr], mutator: Any) -> list[tir.Expr]:
+    return [mutator.mutate(i) for i in indices]
+
+
 def _plain(buffer: Var) -> Var:
-    return tirx.decl_buffer(
-        buffer.shape, buffer.dtype, buffer.name, scope="global", layout=None, data_alignment=4
-    )
+    return tirx.decl_buffer(buffer.shape, buffer.dtype, buffer.name, scope="global", layout=None, data_alignment=4)
 
 
 def _buffers(stmt: Stmt) -> list[Var]:

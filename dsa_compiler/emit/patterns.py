@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeGuard
 
 from dsa_compiler.emit.expression import Apply, Const, Load, Node
 
@@ -33,7 +34,7 @@ def fold(node: Node) -> Node:
     return node
 
 
-def _is(node: Node, op: str) -> bool:
+def _is(node: Node, op: str) -> TypeGuard[Apply]:
     return isinstance(node, Apply) and node.op == op
 
 
@@ -250,7 +251,10 @@ def _split_activation(node: Apply) -> Node | None:
 def _softplus_of_parts(node: Apply) -> Node | None:
     """relu(x) + log(1 + exp(-|x|))."""
     for a, b in (node.args, node.args[::-1]):
-        if _is(a, "relu") and b == Apply("softplus", (Apply("neg", (Apply("abs", a.args, node.dtype),), node.dtype),), node.dtype):
+        if not _is(a, "relu"):
+            continue
+        magnitude = Apply("abs", a.args, node.dtype)
+        if b == Apply("softplus", (Apply("neg", (magnitude,), node.dtype),), node.dtype):
             return Apply("softplus", a.args, node.dtype)
     return None
 
@@ -325,9 +329,9 @@ def _sign(node: Apply) -> Node | None:
 def _selu(node: Apply) -> Node | None:
     """1.0507 * elu(x, 1.67326)."""
     inner = node.args[0]
-    if _is(inner, "elu") and _near(_param(node), 1.0507009873554805) and _near(_param(inner, "alpha"), 1.6732632423543772):
-        return Apply("selu", inner.args, node.dtype)
-    return None
+    if not _is(inner, "elu") or not _near(_param(node), 1.0507009873554805):
+        return None
+    return Apply("selu", inner.args, node.dtype) if _near(_param(inner, "alpha"), 1.6732632423543772) else None
 
 
 def _logarithm(node: Apply) -> Node | None:
@@ -375,7 +379,8 @@ def _cast_of_cast(node: Apply) -> Node | None:
 
 
 def _widens(narrow: str, wide: str) -> bool:
-    return wide == "float32" and narrow in ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8", "bool")
+    narrower = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8", "bool")
+    return wide == "float32" and narrow in narrower
 
 
 def _not_comparison(node: Apply) -> Node | None:
@@ -391,7 +396,7 @@ def _not_comparison(node: Apply) -> Node | None:
 
 Rule = Callable[[Apply], "Node | None"]
 RULES: dict[str, tuple[Rule, ...]] = {
-    **{op: (_to_scalar,) for op in SCALAR_FORMS},
+    **dict.fromkeys(SCALAR_FORMS, (_to_scalar,)),
     "add": (_to_scalar, _sum),
     "sub": (_to_scalar, _difference),
     "mul": (_to_scalar, _square, _activation_product, _gelu),

@@ -122,8 +122,7 @@ def _is_copy(data: Nest) -> bool:
     if isinstance(value, Const):
         return True
     if isinstance(value, Load):
-        source = data.loads[value.slot].scope
-        pair = (source, data.store.scope)
+        pair = (data.loads[value.slot].scope, data.store.scope)
         return (pair[0] in MEMORIES and pair[1] in ("l1", *MEMORIES)) or pair in (
             ("l1", "ddr"), ("l1", "llb"), ("l0c", "ddr"), ("l0c", "llb"), ("l1", "l0a"), ("l1", "l0b"), ("l0b", "l0c"),
         )  # fmt: skip
@@ -143,6 +142,12 @@ def strip_free(node: Node) -> Node:
     if isinstance(node, Apply) and node.op == "cast" and node.dtype == "float32" and node.args[0].dtype in FLOATS:
         return node.args[0]
     return node
+
+
+def _core(node: Apply) -> Apply:
+    """The operation of an instruction whose result is rounded as it is stored."""
+    inner = strip_rounding(node)
+    return inner if isinstance(inner, Apply) else node
 
 
 class Splitter:
@@ -167,12 +172,10 @@ class Splitter:
         """The statements, their temporaries allocated before them."""
         for slot, load in enumerate(self.data.reads):
             self.leaves[Load(slot, tir.dtype_of(load))] = load
-        core = strip_rounding(root)
-        if isinstance(root, Load):
-            core = Apply("copy", (root,), root.dtype)
+        core = _core(root) if isinstance(root, Apply) else Apply("copy", (root,), root.dtype)
         self._count(core)
         self._prepare(core)
-        self._finish(root, core)
+        self._finish(core)
         return tir.sequence([*self.allocations, *self.stmts])
 
     def _count(self, node: Node) -> None:
@@ -194,7 +197,7 @@ class Splitter:
             if arg in self.places:
                 continue
             if isinstance(arg, Apply):
-                self._prepare(strip_rounding(arg))
+                self._prepare(_core(arg))
                 self._materialize(arg, arg, node)
             elif isinstance(arg, Const):
                 self._constant(arg)
@@ -205,7 +208,7 @@ class Splitter:
         """Store the value of a node in a place of its own."""
         axes = self._axes(node)
         dtype = self._dtype(node, consumer)
-        reads = self._operands(strip_rounding(operation)) if isinstance(node, Apply) else []
+        reads = self._operands(_core(operation)) if isinstance(node, Apply) else []
         self._release(reads)
         buffer, indices = self._place(dtype, axes)
         value = self.leaves[node] if isinstance(node, Load) else spell(node, self.leaves)
@@ -222,12 +225,13 @@ class Splitter:
         self.places[node] = buffer
         self.leaves[node] = buffer[zero]
 
-    def _finish(self, root: Node, core: Node) -> None:
-        value = spell(core, self.leaves) if isinstance(core, Apply) and core.op != "copy" else self.leaves[core.args[0]]
+    def _finish(self, core: Apply) -> None:
+        value = self.leaves[core.args[0]] if core.op == "copy" else spell(core, self.leaves)
         if tir.dtype_of(value) != self.data.store.dtype:
             value = tirx.Cast(self.data.store.dtype, value)
         if self.data.store.scope in VECTOR_SCOPES:
-            self.stmts.append(tir.renew(tir.enclose(self.loops, BufferStore(self.store.buffer, value, self.store.indices))))
+            final = BufferStore(self.store.buffer, value, self.store.indices)
+            self.stmts.append(tir.renew(tir.enclose(self.loops, final)))
             return
         axes = frozenset(range(len(self.data.axes)))
         buffer, indices = self._place(self.data.store.dtype, axes)
@@ -293,9 +297,7 @@ class Splitter:
         for node, count in self.uses.items():
             if isinstance(node, Load) and count and self.data.loads[node.slot].buffer.same_as(store.buffer):
                 return False
-        return all(
-            a.same_place(store) for a in self.data.loads if a.buffer.same_as(store.buffer)
-        )
+        return all(a.same_place(store) for a in self.data.loads if a.buffer.same_as(store.buffer))
 
     def _new(self, dtype: str, axes: frozenset[int]) -> tuple[Var, tuple[tir.Expr, ...]]:
         order = self._order(axes)
@@ -333,4 +335,3 @@ class Splitter:
         buffer = tirx.decl_buffer(shape, dtype, name, scope="global.l1", layout=None)
         self.allocations.append(AllocBuffer(buffer))
         return buffer
-

@@ -59,11 +59,11 @@ def _copied(nest: Nest) -> tuple[Load | None, bool]:
 
 
 def _plain(nest: Nest, source: Access, opcode: str, context: Context) -> Iterator[Plan]:
-    parts = [context.part(opcode, "dst", nest.store), context.part(opcode, "src", source)]
-    if parts[0] is None or parts[1] is None:
+    dst, src = context.part(opcode, "dst", nest.store), context.part(opcode, "src", source)
+    if dst is None or src is None:
         raise Unmatched(f"{opcode} does not take {source.dtype} from {source.scope} to {nest.store.scope}")
-    for fit in context.engine.fits(nest.axes, parts):
-        yield Plan(opcode, tuple(placed(p, fit, n) for n, p in enumerate(parts)), outer=fit.outer)
+    for fit in context.engine.fits(nest.axes, [dst, src]):
+        yield Plan(opcode, (placed(dst, fit, 0), placed(src, fit, 1)), outer=fit.outer)
 
 
 def _rounding_store(nest: Nest, source: Access, context: Context) -> Iterator[Plan]:
@@ -100,9 +100,7 @@ def box_of(nest: Nest, context: Context) -> dict[int, Box]:
         upper = upper if bound.upper is None else tirx.min(upper, bound.upper)
         ends[condition.axes[0]] = (lower, upper)
     simplify = context.scope.simplify
-    return {
-        n: Box(simplify(lo), simplify(hi - lo), simplify(nest.axes[n].extent - hi)) for n, (lo, hi) in ends.items()
-    }
+    return {n: Box(simplify(lo), simplify(hi - lo), simplify(nest.axes[n].extent - hi)) for n, (lo, hi) in ends.items()}
 
 
 def _padded(nest: Nest, source: Access, opcode: str, context: Context) -> Iterator[Plan]:

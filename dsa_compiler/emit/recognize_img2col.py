@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from dsa_compiler.emit import tir
 from dsa_compiler.emit.context import Context
@@ -116,9 +117,7 @@ def _matrix(nest: Nest, windows: tuple[Window, Window], channel: int, context: C
     pitch = store.pitches[0]
     if pitch % context.engine.unit_elements(store):
         raise Unmatched(f"rows of {store.buffer.name} are {pitch} elements apart, which is not aligned")
-    return Placed(
-        "dst", store, store.base, (rows.extent, columns.extent), (rows.bound, columns.bound), (pitch, 1)
-    )
+    return Placed("dst", store, store.base, (rows.extent, columns.extent), (rows.bound, columns.bound), (pitch, 1))
 
 
 def _require_pixel(src: Placed, outer: list[int], context: Context) -> None:
@@ -128,8 +127,7 @@ def _require_pixel(src: Placed, outer: list[int], context: Context) -> None:
         raise Unmatched(f"a pixel of {src.extents[2]} elements is no multiple of 8 bytes")
     if any(s * size % 8 for s in src.strides[:2]):
         raise Unmatched("a row or pixel of the image does not start at a multiple of 8 bytes")
-    moved = Access(access.buffer, access.scope, access.dtype, src.base, access.slopes, access.strides, access.pitches)
-    context.engine.require_aligned_base(moved)
+    context.engine.require_aligned_base(replace(access, base=src.base))
     unit = context.engine.unit_elements(access)
     if any(not isinstance(access.strides[n], int) or access.strides[n] % unit for n in outer):
         raise Unmatched(f"rows of {access.buffer.name} are not aligned")

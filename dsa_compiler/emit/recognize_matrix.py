@@ -17,7 +17,7 @@ def factors(nest: Nest) -> tuple[Access, Access] | None:
     if not isinstance(value, Apply) or value.op != "fma":
         return None
     left, right, total = (_uncast(a) for a in value.args)
-    if not all(isinstance(x, Load) for x in (left, right, total)):
+    if not isinstance(left, Load) or not isinstance(right, Load) or not isinstance(total, Load):
         return None
     if not nest.loads[total.slot].same_place(nest.store):
         return None
@@ -75,13 +75,13 @@ def _require_aligned_loops(outer: tuple[int, ...], accesses: tuple[Access, ...],
 
 def _sort_axes(nest: Nest, lhs: Access, rhs: Access) -> tuple[list[int], list[int], list[int], list[int]]:
     """Axes of m, n and k; those that all three walk stay loops (batches)."""
-    rows, columns, depth, outer = [], [], [], []
+    kinds: dict[tuple[bool, ...], list[int]]
+    kinds = {(True, True, False): [], (True, False, True): [], (False, True, True): []}
+    outer: list[int] = []
     for n in range(len(nest.axes)):
         walks = tuple(not _still(a.strides[n]) for a in (nest.store, lhs, rhs))
-        kind = {
-            (True, True, False): rows, (True, False, True): columns, (False, True, True): depth,
-        }.get(walks, outer)  # fmt: skip
-        kind.append(n)
+        kinds.get(walks, outer).append(n)
+    rows, columns, depth = kinds.values()
     return rows, columns, depth, outer
 
 
@@ -96,7 +96,8 @@ def _dimension(
     name, most = limit
     if not axes:
         pitch = tuple(_pitch(a, context) for a in accesses)
-        return Group((), 1, 1, {"m": pitch, "k": (1, pitch[1])}.get(name, (1, 1)), True), []
+        strides: dict[str, tuple[int, ...]] = {"m": pitch, "k": (1, pitch[1])}
+        return Group((), 1, 1, strides.get(name, (1, 1)), True), []
     parts = [_restrict(a, axes) for a in accesses]
     groups = context.engine.merged([nest.axes[a] for a in axes], parts)
     inner = _innermost(groups, name)

@@ -39,9 +39,7 @@ def require_same_region(init: Nest, update: Nest) -> None:
     """Raises `Unmatched` unless both nests write the same elements."""
     if init.predicate or init.guards or not init.store.buffer.same_as(update.store.buffer):
         raise Unmatched("the two nests write different buffers")
-    same_base = all(
-        tvm_ffi.structural_equal(a, b) for a, b in zip(init.store.base, update.store.base, strict=True)
-    )
+    same_base = all(tvm_ffi.structural_equal(a, b) for a, b in zip(init.store.base, update.store.base, strict=True))
     if not same_base or not _equal_walks(_walk(init), _walk(update)):
         raise Unmatched("the two nests write different elements")
 

@@ -24,8 +24,8 @@ def single(value: Node) -> tuple[Apply, tuple[Load, ...]] | None:
     inner = strip_rounding(value)
     if not isinstance(inner, Apply):
         return None
-    leaves = tuple(strip_widening(a) for a in inner.args)
-    if all(isinstance(leaf, Load) for leaf in leaves):
+    leaves = tuple(leaf for a in inner.args if isinstance(leaf := strip_widening(a), Load))
+    if len(leaves) == len(inner.args):
         return inner, leaves
     if inner is not value and isinstance(value, Apply) and isinstance(value.args[0], Load):
         return value, (value.args[0],)

@@ -195,12 +195,10 @@ def _require_legal(opcode: str, operand: Placed, outer: list[int], context: Cont
     if context.part(opcode, operand.role, access) is None:
         raise Unmatched(f"{opcode} does not take {access.dtype} in {access.scope} as {operand.role}")
     unit = context.engine.unit_elements(access)
-    moved = Access(access.buffer, access.scope, access.dtype, operand.base, access.slopes, access.strides, access.pitches)
-    context.engine.require_aligned_base(moved)
+    context.engine.require_aligned_base(replace(access, base=operand.base))
     walked = [s for s, b in zip(operand.strides[:-1], operand.bounds, strict=False) if b > 1]
     walked += [access.strides[n] for n in outer]
     if any(not isinstance(s, int) or s % unit for s in walked):
         raise Unmatched(f"pixels or rows of {access.buffer.name} are not aligned")
     if max(operand.bounds) > context.target.limits.extent:
         raise Unmatched(f"an extent of {max(operand.bounds)} is beyond the limit of {context.target.limits.extent}")
-

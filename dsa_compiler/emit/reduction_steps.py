@@ -22,9 +22,9 @@ from dsa_compiler.target import Target
 def reduce_stepwise(stmt: Stmt, nest: Nest, added: Accumulation, target: Target, scope: Scope) -> Stmt | None:
     """The reduction as a partial one into a temporary and one over what is left; None where one step does.
 
-        for i, j: acc[0] += x[i, j]                         before (rows of x padded)
-        for i: t[i, 0] = 0; for j: t[i, 0] += x[i, j]       after
-        for i: acc[0] += t[i, 0]
+    for i, j: acc[0] += x[i, j]                         before (rows of x padded)
+    for i: t[i, 0] = 0; for j: t[i, 0] += x[i, j]       after
+    for i: acc[0] += t[i, 0]
     """
     rest = strip_widening(added.rest)
     if not isinstance(rest, Load):
@@ -54,9 +54,7 @@ def _first(groups: Sequence[Group], source: Access) -> Group:
     return rows[0] if rows else max(groups, key=lambda g: g.bound)
 
 
-def _steps(
-    stmt: Stmt, nest: Nest, added: Accumulation, source: Access, gone: set[int], target: Target
-) -> Stmt:
+def _steps(stmt: Stmt, nest: Nest, added: Accumulation, source: Access, gone: set[int], target: Target) -> Stmt:
     kept = [n for n in range(len(nest.axes)) if n not in gone]
     inner = next((n for n in kept if source.strides[n] == 1), None)
     rows = sorted((n for n in kept if n != inner), key=lambda n: -_number(source.strides[n]))
@@ -88,5 +86,3 @@ def _rest_expression(body: BufferStore, nest: Nest, added: Accumulation) -> tir.
     assert isinstance(rest, Load)
     value = nest.reads[rest.slot]
     return value if rest.dtype == added.acc.dtype else tirx.Cast(added.acc.dtype, value)
-
-

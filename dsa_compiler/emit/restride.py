@@ -12,6 +12,7 @@ from dsa_compiler.emit.expression import Load
 from dsa_compiler.emit.kernel_pass import Scope
 from dsa_compiler.emit.nest import Access, Nest
 from dsa_compiler.emit.temporaries import Temporary, temporary
+from dsa_compiler.errors import InternalError
 from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.target import Target
 
@@ -30,8 +31,13 @@ class Restride:
     @property
     def source(self) -> Access:
         """What is copied."""
-        assert isinstance(self.nest.value, Load)
-        return self.nest.loads[self.nest.value.slot]
+        return self.nest.loads[self._slot]
+
+    @property
+    def _slot(self) -> int:
+        if not isinstance(self.nest.value, Load):
+            raise InternalError("a copy has no load", where="restride")
+        return self.nest.value.slot
 
     def split(self) -> Stmt | None:
         """The copy as several; None where one instruction does it or this pass knows no way."""
@@ -47,7 +53,7 @@ class Restride:
     def _padded_from_one(self, src: Access, dst: Access) -> bool:
         """Whether the source has one element along the destination's rows and the rest is padding."""
         checked = {n for c in self.nest.predicate for n in c.axes}
-        return any(a == 0 and b == 1 and n in checked for n, (a, b) in enumerate(zip(src.strides, dst.strides, strict=True)))
+        return any(src.strides[n] == 0 and dst.strides[n] == 1 for n in checked)
 
     def _contiguous(self, access: Access) -> int | None:
         """The longest axis along which an access is contiguous."""
@@ -115,9 +121,9 @@ class Restride:
         return self._deinterleaved(dim, along, phase)
 
     def _phase(self, dim: int, along: int) -> int | None:
-        """1 where the element before the first is in the row, 0 where the one after the last is; None: neither is sure."""
+        """1 where the element before the first is in the row, 0 where that after the last is; None: neither is sure."""
         inner = self.scope.inside(tir.peel(self.stmt)[0])
-        load = self.nest.reads[self.nest.value.slot]
+        load = self.nest.reads[self._slot]
         index, size = load.indices[dim], int(load.source.shape[dim])
         modular = inner.analyzer.modular_set(inner.simplify(index))
         if int(modular.coeff) % 2 == 0 and (int(modular.base) % 2 == 1 or size % 2 == 0):
@@ -130,13 +136,13 @@ class Restride:
         axis = self.nest.axes[along]
         loops, store = self._parts()
         dtype = self.nest.store.dtype
-        rows = [n for n in self._rows(along)]
+        rows = self._rows(along)
         length = self.target.pitch(2 * axis.bound, item_bytes(dtype))
         shape = (*(self.nest.axes[n].bound for n in rows), length)
         buffer = tirx.decl_buffer(shape, dtype, "pairs", scope="global.l1", layout=None)
         at = tuple(self.nest.axes[n].var for n in rows)
         whole = tirx.Var(axis.var.name, axis.var.ty)
-        load = self.nest.reads[self.nest.value.slot]
+        load = self.nest.reads[self._slot]
         indices = list(tir.substitute(list(load.indices), {axis.var: tir.integer(0, axis.var)}))
         indices[dim] = indices[dim] - phase + whole
         wide = [_doubled(l, whole) if l.loop_var.same_as(axis.var) else l for l in loops]

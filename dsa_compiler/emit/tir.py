@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
+from typing import Any, TypeAlias
 
 import tvm_ffi
 from tvm import sym, tirx
@@ -17,8 +18,8 @@ from tvm.tirx import BufferStore, For, ForKind, IfThenElse, IntImm, PrimFunc, Se
 CORE, TILE, RING = "dsac.core", "dsac.tile", "dsac.ring"
 SELECT = "prim.if_then_else"
 
-Expr = tirx.Expr
-"""Any TIR expression."""
+Expr: TypeAlias = Any
+"""Any TIR expression: TVM's classes carry no types that a checker sees."""
 
 
 def dtype_of(expr: Expr) -> str:
@@ -70,7 +71,7 @@ def conjunction(terms: Sequence[Expr]) -> Expr:
     return reduce(tirx.And, terms)
 
 
-def substitute(node: object, values: Mapping[Var, Expr]) -> object:
+def substitute(node: Any, values: Mapping[Var, Expr]) -> Any:
     """`node` with variables replaced; not across the loops that define them."""
     if not values:
         return node

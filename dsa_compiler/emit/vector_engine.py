@@ -214,7 +214,8 @@ class VectorEngine:
         for rows in range(-(-group.bound // limit), min(limit, group.bound) + 1):
             length = group.bound // rows
             if rows * length == group.bound and length % unit == 0:
-                outer = replace(group, axes=(), extent=rows, bound=rows, strides=tuple(s * length for s in group.strides))
+                strides = tuple(s * length for s in group.strides)
+                outer = replace(group, axes=(), extent=rows, bound=rows, strides=strides)
                 return [outer, replace(group, extent=length, bound=length)]
         raise Unmatched(f"an extent of {group.bound} is beyond the limit of {limit} and does not divide into rows")
 

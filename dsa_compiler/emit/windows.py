@@ -12,7 +12,6 @@ from dsa_compiler.emit.expression import Unmatched
 from dsa_compiler.emit.nest import Access, Condition, Nest
 from dsa_compiler.emit.plan import Placed
 
-
 Simplify = Callable[[tir.Expr], tir.Expr]
 
 
@@ -79,9 +78,9 @@ def _index_bound(
     walked = [source.slopes[window.dim][n] for n in axes]
     base = source.base[window.dim]
     rest = form[1] - int(strict)
-    if slopes == walked:                              # index - base + rest >= 0
+    if slopes == walked:  # index - base + rest >= 0
         return base - rest, None
-    if slopes == [-w for w in walked]:                # base - index + rest >= 0
+    if slopes == [-w for w in walked]:  # base - index + rest >= 0
         return None, base + rest + 1
     raise Unmatched(f"the condition {condition} does not follow the window")
 
