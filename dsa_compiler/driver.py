@@ -3,68 +3,76 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from onnx import ModelProto
 
-from dsa_compiler.bounds import analyze
+from dsa_compiler.bounds import Bounds, analyze
 from dsa_compiler.compilation import Compilation, CompiledLayer
 from dsa_compiler.frontend import import_model, load_model
-from dsa_compiler.graph import LayerGraph, extract_layers, optimize
+from dsa_compiler.graph import extract_layers, optimize
 from dsa_compiler.options import CompileOptions
-from dsa_compiler.program.tables import Program
-from dsa_compiler.simulator.machine import SimulationResult, simulate
+from dsa_compiler.report.provenance import layer_facts
+from dsa_compiler.runtime.executable import Executable
 from dsa_compiler.target import Target, load_target
 
+__all__ = ["Executable", "compile_model"]
 
-@dataclass
-class Executable:
-    """A compiled model: the program, and how it came about.
-
-    `graph` and `layers` are there only for a model compiled in this process.
-    """
-
-    program: Program
-    model: ModelProto | None = None
-    graph: LayerGraph | None = None
-    layers: list[CompiledLayer] = field(default_factory=list)
-
-    def run(self, inputs: Mapping[str, np.ndarray], *, race_seed: int | None = None) -> dict[str, np.ndarray]:
-        """Outputs by name for `inputs` by name, on the simulator. Raises `UserError` for inputs that do not fit."""
-        return self.simulate(inputs, race_seed=race_seed).outputs or {}
-
-    def simulate(self, inputs: Mapping[str, np.ndarray] | None = None, **options: Any) -> SimulationResult:
-        """Values and time of one run, or time alone without inputs."""
-        return simulate(self.program, inputs, values=inputs is not None, **options)
+Progress = Callable[[str], None]
 
 
 def compile_model(
-    model: str | Path | bytes | ModelProto, target: str | Path | Target, options: CompileOptions | None = None
+    model: str | Path | bytes | ModelProto,
+    target: str | Path | Target,
+    options: CompileOptions | None = None,
+    progress: Progress = lambda step: None,
 ) -> Executable:
-    """Compile an ONNX model for a part. Raises `UserError` for a model, part or option that cannot be accepted."""
+    """Compile an ONNX model for a part; `progress` is told what comes next.
+
+    Raises `UserError` for a model, part or option that cannot be accepted.
+    """
     start = time.perf_counter()
     options = options or CompileOptions()
     part = load_target(target)
+    progress("reading the model")
     proto = load_model(model, shapes=dict(options.shapes), batch=options.batch)
+    bounds = analyze(proto, part, options.precision)
+    progress("graph")
     graph = extract_layers(optimize(import_model(proto), options.precision))
+    progress(f"kernels of {len(graph.layers)} layers")
     work = Compilation(graph, part, options)
     layers = work.compile_layers()
-    bounds = analyze(proto, part, options.precision)
-    info = {
-        "model": _name(model, proto),
-        "precision": options.precision or "as the model",
-        "batch": options.batch,
-        "ideal_cycles": bounds.ideal_cycles,
-        "feedback": dict(work.feedback),
-    }
-    program = work.assemble(layers, macs=int(sum(bounds.macs.values())), info=info)
+    progress("assembly")
+    info = {**_info(model, proto, bounds, options, layers), "feedback": dict(work.feedback)}
+    program = work.assemble(layers, macs=bounds.total_macs, info=info)
     program.info["compile_s"] = time.perf_counter() - start  # type: ignore[index]
     return Executable(program, proto, graph, layers)
 
 
-def _name(model: str | Path | bytes | ModelProto, proto: ModelProto) -> str:
-    return Path(model).name if isinstance(model, (str, Path)) else proto.graph.name
+def _info(
+    model: str | Path | bytes | ModelProto,
+    proto: ModelProto,
+    bounds: Bounds,
+    options: CompileOptions,
+    layers: list[CompiledLayer],
+) -> dict[str, Any]:
+    """What the program keeps of the model, for its reports."""
+    facts = layer_facts(proto, bounds, [compiled.layer for compiled in layers])
+    for row, compiled in zip(facts["layers"], layers, strict=True):
+        row["tile"] = compiled.kernel.tiling
+    return {
+        "model": Path(model).name if isinstance(model, (str, Path)) else proto.graph.name,
+        "precision": options.precision or "as the model",
+        "batch": options.batch or _leading_extent(proto),
+        "ideal_cycles": bounds.ideal_cycles,
+        "mac_cycles": bounds.mac_cycles,
+        **facts,
+    }
+
+
+def _leading_extent(proto: ModelProto) -> int:
+    """The first extent of the first input that has one; 1 without any."""
+    shapes = [value.type.tensor_type.shape.dim for value in proto.graph.input]
+    return next((int(shape[0].dim_value) for shape in shapes if len(shape)), 1)

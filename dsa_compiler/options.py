@@ -10,6 +10,9 @@ from dsa_compiler.errors import UserError
 
 PRECISIONS = ("float32", "float16")
 GRAPH_SCHEDULES = ("none",)
+EMISSION_PASSES = ("LoopShift", "LoopFission", "LoopCollapse", "IfPromotion", "LoopPartition", "PreProcess")
+"""Passes that `disabled_passes` may name; a test holds them to the pipeline's."""
+
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class CompileOptions:
             raise _refused("precision", self.precision, PRECISIONS)
         if self.graph_schedule not in GRAPH_SCHEDULES:
             raise _refused("graph schedule", self.graph_schedule, GRAPH_SCHEDULES)
+        for name in sorted(self.disabled_passes - set(EMISSION_PASSES)):
+            raise _refused("emission pass", name, EMISSION_PASSES)
+        if self.batch is not None and self.batch < 1:
+            raise UserError(f"a batch of {self.batch} is not possible", where="options", action="give 1 or more")
 
 
 def _refused(what: str, value: str, offered: Sequence[str]) -> UserError:

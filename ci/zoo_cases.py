@@ -1,0 +1,97 @@
+"""The models of the regression: where each comes from, and inputs on which its outputs depend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto, numpy_helper
+
+import models
+from dsa_compiler.frontend import load_model
+
+FILES = (
+    "mnist-8", "mnist_mlp_onnxmlir", "cifar_cnn_winml", "iris_mlp_winml", "super_resolution_10",
+    "SqueezeNet_fp32_from_fp16", "SqueezeNet_fp16", "ultraface_slim_320_simplified", "yolox_nano_416",
+    "FastestDet_352", "tbefn_180x320", "reid_retail_0288", "cct_2_32_32_128_op20", "light_shufflenet_randw",
+    "light_inception_v1_randw", "light_resnet50", "light_bvlc_alexnet",
+)  # fmt: skip
+GENERATED: Mapping[str, Mapping[str, Any]] = {
+    "resnet18": {}, "resnet50": {}, "mobilenet_v2": {}, "bert2": {}, "tiny_cnn": {}, "tiny_transformer": {},
+}  # fmt: skip
+NAMES = (*FILES, *GENERATED)
+
+
+def load_case(name: str, folder: Path) -> ModelProto:
+    """The model `name` with static shapes; constant weights of `light_*` models become seeded random ones."""
+    if name in GENERATED:
+        return models.build(name, **GENERATED[name])
+    model = onnx.load(folder / f"{name}.onnx")
+    if any(node.op_type == "ConstantOfShape" for node in model.graph.node):
+        randomize_weights(model)
+    return load_model(model)
+
+
+def case_inputs(model: ModelProto, seed: int = 1) -> dict[str, np.ndarray]:
+    """Inputs by name: those of the generators, in the dtype that the model wants."""
+    feeds = models.sample_inputs(model, seed)
+    wanted = {i.name: onnx.helper.tensor_dtype_to_np_dtype(i.type.tensor_type.elem_type) for i in model.graph.input}
+    return {name: value.astype(wanted[name]) for name, value in feeds.items()}
+
+
+def randomize_weights(model: ModelProto, seed: int = 0) -> None:
+    """Replace the constant fills and constant initialisers of weights by seeded random ones, in place.
+
+    Weights of convolutions and products are normal with variance 1 / fan-in and no mean, so that what all channels
+    have in common does not drown what depends on the input; scales and variances of normalisations lie about 1.
+    """
+    random = np.random.default_rng(seed)
+    shapes = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    filled = {
+        node.output[0]: tuple(shapes[node.input[0]].tolist())
+        for node in model.graph.node
+        if node.op_type == "ConstantOfShape" and node.input[0] in shapes
+    }
+    constant = {t.name: tuple(t.dims) for t in model.graph.initializer if _uniform(t)}
+    roles = {name: (node, place) for node in model.graph.node for place, name in enumerate(node.input)}
+    for name, shape in {**filled, **constant}.items():
+        if name in roles and (value := _random(random, *roles[name], shape)) is not None:
+            _set_initializer(model, name, value)
+    for node in [n for n in model.graph.node if n.op_type == "ConstantOfShape" and n.output[0] in filled]:
+        model.graph.node.remove(node)
+
+
+def _uniform(tensor: TensorProto) -> bool:
+    """Whether all elements of a float initialiser are the same."""
+    if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) == 0:
+        return False
+    values = numpy_helper.to_array(tensor)
+    return values.size > 1 and bool((values == values.flat[0]).all())
+
+
+def _random(random: np.random.Generator, node: Any, place: int, shape: tuple[int, ...]) -> np.ndarray | None:
+    if node.op_type == "BatchNormalization" and place:
+        low, high = ((0.5, 1.5), (-0.02, 0.02), (-0.02, 0.02), (0.5, 1.5))[place - 1]
+        return random.uniform(low, high, shape).astype(np.float32)
+    if node.op_type in ("Conv", "Gemm", "MatMul") and place == 1:
+        return _weights(random, node, shape)
+    if node.op_type in ("Conv", "Gemm") and place == 2:
+        return (random.standard_normal(shape) * 0.02).astype(np.float32)
+    return None
+
+
+def _weights(random: np.random.Generator, node: Any, shape: tuple[int, ...]) -> np.ndarray:
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    axes = (0,) if node.op_type in ("Gemm", "MatMul") and not transposed else tuple(range(1, len(shape)))
+    fan_in = int(np.prod([shape[a] for a in axes]))
+    weights = random.standard_normal(shape) * np.sqrt(1 / fan_in)
+    return (weights - weights.mean(axis=axes, keepdims=True)).astype(np.float32)
+
+
+def _set_initializer(model: ModelProto, name: str, value: np.ndarray) -> None:
+    for tensor in [t for t in model.graph.initializer if t.name == name]:
+        model.graph.initializer.remove(tensor)
+    model.graph.initializer.append(numpy_helper.from_array(value, name))

@@ -1,0 +1,105 @@
+"""The rows of a report: what each layer of a program cost, from its entries and the time that they ran."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsa_compiler.isa.table import OPCODES
+from dsa_compiler.program.tables import ENGINE_CODE, Program
+from dsa_compiler.report.bytes_moved import DIRECTIONS, entry_bytes
+from dsa_compiler.report.counts import entry_macs, entry_operations
+from dsa_compiler.simulator.timing import Timing
+from dsa_compiler.target import CORE_ENGINES, ENGINES, Target
+
+Floats = npt.NDArray[np.float64]
+
+
+class LayerSums:
+    """Sums over the entries of each kernel of a program; rows by kernel, entries without one left out."""
+
+    def __init__(self, program: Program, timing: Timing, costs: npt.NDArray[Any]) -> None:
+        self.program, self.target = program, program.target
+        entries = program.entries
+        self.count = len(program.kernels)
+        self._mine = np.flatnonzero(entries["kernel"] >= 0)
+        self._kernel = entries["kernel"][self._mine]
+        self.entries = self._sum(np.ones(len(program)))
+        self.macs = self._sum(entry_macs(program))
+        self.operations = self._sum(entry_operations(program))
+        self.bytes = {key: self._sum(values) for key, values in entry_bytes(program, costs).items()}
+        working = (timing.end > timing.start) & (entries["opcode"] != OPCODES["barrier"].code)
+        self.busy = self._by_engine(np.where(working, timing.end - timing.start, 0.0))
+        self.needed = self._busiest(np.where(working, costs["startup"] + costs["work"] / costs["rate"], 0.0))
+        self.start, self.end = self._span(timing)
+        self.cores = self._cores()
+
+    def _sum(self, values: npt.NDArray[Any]) -> Floats:
+        return np.bincount(self._kernel, weights=values[self._mine], minlength=self.count)
+
+    def _by_engine(self, values: Floats) -> Floats:
+        """Sums by (kernel, engine)."""
+        cell = self._kernel * len(ENGINES) + self.program.entries["engine"][self._mine]
+        total = np.bincount(cell, weights=values[self._mine], minlength=self.count * len(ENGINES))
+        return total.reshape(self.count, len(ENGINES))
+
+    def _busiest(self, values: Floats) -> Floats:
+        """Sums by (kernel, engine) in the core, or cluster of the prefetch engine, where they are greatest."""
+        entries, places = self.program.entries[self._mine], self.target.cores
+        place = entries["cluster"].astype(np.int64) * self.target.cores_per_cluster + np.maximum(entries["core"], 0)
+        cell = (self._kernel * np.int64(places) + place) * len(ENGINES) + entries["engine"]
+        total = np.bincount(cell, weights=values[self._mine], minlength=self.count * places * len(ENGINES))
+        return total.reshape(self.count, places, len(ENGINES)).max(axis=1, initial=0.0)
+
+    def _span(self, timing: Timing) -> tuple[Floats, Floats]:
+        start, end = np.full(self.count, np.inf), np.zeros(self.count)
+        np.minimum.at(start, self._kernel, timing.start[self._mine])
+        np.maximum.at(end, self._kernel, timing.complete[self._mine])
+        return np.where(np.isfinite(start), start, 0.0), end
+
+    def _cores(self) -> npt.NDArray[np.int64]:
+        """Cores that work on each kernel."""
+        entries = self.program.entries[self._mine]
+        there = (entries["operands"] > 0) & (entries["engine"] != ENGINE_CODE["prefetch"])
+        place = entries["cluster"].astype(np.int64) * self.target.cores_per_cluster + entries["core"]
+        pairs = np.unique(self._kernel[there] * np.int64(self.target.cores) + place[there])
+        return np.bincount(pairs // self.target.cores, minlength=self.count)
+
+
+def layer_rows(sums: LayerSums, facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each layer. `cycles` is the time by which the layer moves the end of the run, so they add up;
+    `start` and `end` also tell how layers overlap."""
+    reached = np.concatenate([[0.0], np.maximum.accumulate(sums.end)[:-1]]) if sums.count else np.zeros(0)
+    return [
+        {
+            "name": sums.program.kernels[n],
+            "onnx_nodes": list(facts[n]["onnx_nodes"]), "kind": facts[n]["kind"],
+            "master": facts[n]["master"], "slaves": list(facts[n]["slaves"]),
+            "cycles": max(float(sums.end[n] - reached[n]), 0.0),
+            "start": float(sums.start[n]), "end": float(sums.end[n]),
+            "bound_by": bound_by(sums, n),
+            "busy": {e: float(sums.busy[n, c]) / _number(e, sums.target) for c, e in enumerate(ENGINES)},
+            "bytes": {f"{m}_{d}": int(sums.bytes[m, d][n]) for m, d in DIRECTIONS},
+            "macs": int(sums.macs[n]), "element_ops": int(sums.operations[n]),
+            "instructions": int(sums.entries[n]),
+            "tile": facts[n]["tile"], "cores": int(sums.cores[n]),
+        }
+        for n in range(sums.count)
+    ]  # fmt: skip
+
+
+def bound_by(sums: LayerSums, layer: int) -> str:
+    """What a layer needs most of: the engine with the most work in one core, or a memory's bandwidth."""
+    needed = dict(zip(ENGINES, map(float, sums.needed[layer]), strict=True))
+    for memory, parts in (("ddr", 1), ("llb", sums.target.clusters)):
+        if memory in sums.target.memory and sums.target.memory[memory].bandwidth:
+            moved = float(sums.bytes[memory, "read"][layer] + sums.bytes[memory, "written"][layer])
+            needed[memory] = moved / sums.target.memory[memory].bandwidth / parts
+    return max(needed, key=lambda name: needed[name])
+
+
+def _number(engine: str, target: Target) -> int:
+    return target.cores if engine in CORE_ENGINES else target.clusters
