@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dsa_compiler.isa.definition import ROLE_CODE, WRITTEN_ROLES
@@ -53,7 +55,7 @@ def _alignments(program: Program, scope: np.ndarray) -> np.ndarray:
     unit = np.ones(len(SCOPE_CODE), np.int64)
     for name in ("l1", "l0a", "l0b", "l0c"):
         unit[SCOPE_CODE[name]] = program.target.memory[name].alignment
-    return unit[scope]
+    return np.asarray(unit[scope])
 
 
 def _measure(result: np.ndarray, table: np.ndarray, unit: np.ndarray) -> None:
@@ -92,7 +94,7 @@ def _outer(table: np.ndarray, place: np.ndarray, axis: np.ndarray) -> tuple[np.n
 
 
 @kernel
-def share_a_byte(a: np.ndarray, b: np.ndarray) -> bool:
+def share_a_byte(a: Any, b: Any) -> bool:
     """Whether two ACCESS rows of one memory have a byte in common."""
     if a.low >= b.high or b.low >= a.high:
         return False
@@ -114,7 +116,7 @@ def share_a_byte(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 @kernel
-def _meet_on_lattice(a: np.ndarray, b: np.ndarray) -> bool:
+def _meet_on_lattice(a: Any, b: Any) -> bool:
     """`share_a_byte` for equal strides: some difference of rows brings a row of b less than a row's length from a's."""
     for plane in range(1 - a.planes, b.planes):
         apart = b.low - a.low + plane * max(a.plane_stride, b.plane_stride)
@@ -141,11 +143,11 @@ def _meets_row(start: int, size: int, rows: int, stride: int, length: int) -> bo
 
 
 @kernel
-def covers(a: np.ndarray, b: np.ndarray) -> bool:
+def covers(a: Any, b: Any) -> bool:
     """Whether a certainly holds every byte of b."""
     if a.solid != 0 and a.low <= b.low and b.high <= a.high:
         return True
-    return (
+    return bool(
         a.low == b.low
         and a.planes == b.planes
         and a.rows == b.rows

@@ -71,8 +71,8 @@ def read_binding(memories: Memories, binding: Binding, purpose: str) -> np.ndarr
         )
     if binding.dtype == "int4":
         count = int(np.prod(binding.shape, dtype=np.int64))
-        return unpack_int4(data[None], count)[0].reshape(binding.shape)
-    return data.view(binding_dtype(binding)).reshape(binding.shape).copy()
+        return np.asarray(unpack_int4(data[None], count)[0].reshape(binding.shape))
+    return np.array(data.view(binding_dtype(binding)).reshape(binding.shape))
 
 
 def fetch_outputs(program: Program, memories: Memories) -> dict[str, np.ndarray]:

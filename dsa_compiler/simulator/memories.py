@@ -22,7 +22,7 @@ def memory_numbers(target: Target, scope: np.ndarray, cluster: np.ndarray, core:
     """Number of the memory that each operand lies in: ddr 0, then an llb a cluster, then l1 .. l0c of each core."""
     first_core = 1 + target.clusters
     own = first_core + (cluster * target.cores_per_cluster + core) * len(_CORE_SCOPES) + scope - SCOPE_CODE["l1"]
-    return np.where(scope == SCOPE_CODE["ddr"], 0, np.where(scope == SCOPE_CODE["llb"], 1 + cluster, own))
+    return np.asarray(np.where(scope == SCOPE_CODE["ddr"], 0, np.where(scope == SCOPE_CODE["llb"], 1 + cluster, own)))
 
 
 def memory_name(target: Target, number: int) -> str:
@@ -51,14 +51,14 @@ def row_bytes(operands: np.ndarray) -> np.ndarray:
     at = np.arange(len(operands)), np.maximum(rank - 1, 0)
     inner = np.where(operands["strides"][at] == 0, 1, extent[at])
     whole = inner * _ITEM[operands["dtype"]]
-    return np.where(operands["dtype"] == _INT4, (inner + 1) // 2, whole)
+    return np.asarray(np.where(operands["dtype"] == _INT4, (inner + 1) // 2, whole))
 
 
 def span_bytes(operands: np.ndarray) -> np.ndarray:
     """Bytes from the base to the end of the operand's last row."""
     rank = operands["rank"].astype(np.int64)
     outer = np.arange(3)[None, :] < (rank - 1)[:, None]
-    return np.where(outer, (operands["extents"] - 1) * operands["strides"], 0).sum(1) + row_bytes(operands)
+    return np.asarray(np.where(outer, (operands["extents"] - 1) * operands["strides"], 0).sum(1) + row_bytes(operands))
 
 
 class Regions:
@@ -91,10 +91,10 @@ class Regions:
 
 def _fingerprint(columns: np.ndarray) -> np.ndarray:
     """A 64-bit number for each row; different rows meet with a chance of about 2**-64."""
-    odd = np.random.default_rng(0x5EED).integers(1, 2**63, columns.shape[1], dtype=np.uint64) | np.uint64(1)
+    odd = np.asarray(np.random.default_rng(0x5EED).integers(1, 2**63, columns.shape[1], dtype=np.uint64)) | np.uint64(1)
     mixed = columns.astype(np.uint64) * odd
     mixed ^= mixed >> np.uint64(29)
-    return (mixed * odd[::-1]).sum(1, dtype=np.uint64)
+    return np.asarray((mixed * odd[::-1]).sum(1, dtype=np.uint64))
 
 
 class Memories:

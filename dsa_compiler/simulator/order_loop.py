@@ -183,7 +183,7 @@ def _new_clock(q: int, e: int, p: OrderInput, s: OrderState) -> int:
     clock = s.free[s.integers[FREE]]
     _copy(s.clocks[clock], s.known[q])
     _add_own(s.clocks[clock], p.own[q], s.counts[q], p.entries[e].level)
-    return clock
+    return int(clock)
 
 
 @kernel
@@ -280,7 +280,7 @@ def _tokens_taken(clock: np.ndarray, q: int, g: int, p: OrderInput, s: OrderStat
         e = s.shared_waits[g, i].entry
         if p.entries[e].queue == q or _knows(clock, e, p.entries):
             total += s.shared_waits[g, i].value
-    return total
+    return int(total)
 
 
 @kernel

@@ -20,7 +20,6 @@ from dsa_compiler.program.tables import Program
 from dsa_compiler.simulator.memories import memory_name
 from dsa_compiler.simulator.order_loop import STUCK, run_order
 from dsa_compiler.simulator.order_state import (
-    AMBIGUOUS,
     FOUND,
     OVERFLOWS,
     RACE,
@@ -101,27 +100,27 @@ def _complete_all(inputs: OrderInput, state: OrderState) -> None:
 def _finding(program: Program, queues: Queues, inputs: OrderInput, flags: np.ndarray, row: np.ndarray) -> Finding:
     first, second = int(row["first"]), int(row["second"])
     if row["kind"] == RACE:
-        return Finding("race", (first, second), _race(program, queues, inputs, row))
+        pair = sorted([(first, int(row["first_access"])), (second, int(row["second_access"]))])
+        return Finding("race", (pair[0][0], pair[1][0]), _race(program, queues, inputs, pair))
     flag = FlagSpace(program.target).name(int(flags[row["flag"]]))
     if row["kind"] == OVERFLOWS:
         text = f"{_entry(program, queues, second)} may set {flag} while it stands at 15"
         return Finding("flag overflow", (second,), text)
-    assert row["kind"] == AMBIGUOUS
     text = (
         f"{_entry(program, queues, first)} waits for {flag} and may take the set of {_entry(program, queues, second)}"
     )
     return Finding("ambiguous flag", (first, second), text)
 
 
-def _race(program: Program, queues: Queues, inputs: OrderInput, row: np.ndarray) -> str:
-    a, b = inputs.accesses[row["first_access"]], inputs.accesses[row["second_access"]]
-    low, high = max(int(a["low"]), int(b["low"])), min(int(a["high"]), int(b["high"])) - 1
-    memory = memory_name(program.target, int(a["memory"]))
-    deeds = [_deed(program, access) for access in (a, b)]
-    return (
-        f"nothing orders {_entry(program, queues, int(row['first']))}, which {deeds[0]}, and "
-        f"{_entry(program, queues, int(row['second']))}, which {deeds[1]}, in {memory} between bytes {low} and {high}"
-    )
+def _race(program: Program, queues: Queues, inputs: OrderInput, pair: list[tuple[int, int]]) -> str:
+    accesses = [inputs.accesses[access] for _, access in pair]
+    low, high = max(int(a["low"]) for a in accesses), min(int(a["high"]) for a in accesses) - 1
+    memory = memory_name(program.target, int(accesses[0]["memory"]))
+    parts = [
+        f"{_entry(program, queues, entry)}, which {_deed(program, access)}"
+        for (entry, _), access in zip(pair, accesses, strict=True)
+    ]
+    return f"nothing orders {parts[0]}, and {parts[1]}, in {memory} between bytes {low} and {high}"
 
 
 def _deed(program: Program, access: np.ndarray) -> str:

@@ -87,12 +87,12 @@ def _event_order(timing: Timing, read_early: np.ndarray | None) -> np.ndarray:
     """Events 2 * entry + phase in the order of execution; one event an entry where none reads early."""
     entries = np.arange(len(timing.start))
     if read_early is None:
-        return 2 * np.lexsort((timing.order, timing.complete)) + _WRITE
+        return np.asarray(2 * np.lexsort((timing.order, timing.complete)) + _WRITE)
     read_at = np.where(read_early, timing.start, timing.end)
     time = np.concatenate([read_at, timing.complete])
     phase = np.repeat([_READ, _WRITE], len(entries))
     order = np.lexsort((np.tile(timing.order, 2), phase, time))
-    return (2 * np.tile(entries, 2) + phase)[order]
+    return np.asarray((2 * np.tile(entries, 2) + phase)[order])
 
 
 class Machine:
@@ -169,7 +169,7 @@ class Machine:
             return
         if role == plan.gathered:
             itemsize = self.memories.view(region).dtype.itemsize
-            elements = written.reshape(*written.shape[:-1], -1, itemsize).all(-1)
+            elements = np.asarray(written.reshape(*written.shape[:-1], -1, itemsize).all(-1))
             chosen = plan.semantics({**arrays, role: elements}, plan.attrs)
             if chosen is not None and bool(chosen.all()):
                 return
