@@ -294,7 +294,8 @@ class MatrixKernel:
     def _a_buffer(self) -> Buffer:
         p, t = self.p, self.t
         if self.o.a_transposed:
-            return buffer("a1", (p.channels, self.pitch(t.piece_rows, p.dtype)), p.dtype, "l1")
+            depth = t.c if t.stream_a else p.channels
+            return buffer("a1", (depth, self.pitch(t.piece_rows, p.dtype)), p.dtype, "l1")
         shape = (p.rows_in(t.piece_rows), p.columns_in(t.piece_columns), self.pitch(t.c if t.stream_a else p.channels, p.dtype))
         return buffer("a1", shape, p.dtype, "l1")
 
@@ -349,7 +350,10 @@ class MatrixKernel:
             return nest(
                 [("c", channels), ("y", t.piece_rows)],
                 lambda c, y: when(
-                    [below(y0 + y, p.out_height, self.row_blocks * t.piece_rows - 1)],
+                    [
+                        below(y0 + y, p.out_height, self.row_blocks * t.piece_rows - 1),
+                        True if c0 is None else below(base + c, p.channels, self.k_blocks[0] * t.c - 1),
+                    ],
                     store(a1, [c, y], self.o.a[tuple(self.o.a_index(b, image, y0 + y, integer(0), base + c))]),
                 ),
             )
@@ -471,9 +475,10 @@ class MatrixKernel:
             below(y0 + ty + r, p.out_height, self.row_blocks * t.piece_rows + t.rows),
             below(x0 + tx + w, p.out_width, self.column_blocks * t.piece_columns + t.columns),
         ]
-        if self.row_blocks * t.piece_rows == p.out_height and t.piece_rows % t.rows == 0:
+        # a tile of one row, or one column, lies inside by the guard of the tile
+        if t.rows == 1 or (self.row_blocks * t.piece_rows == p.out_height and t.piece_rows % t.rows == 0):
             guards[0] = True
-        if self.column_blocks * t.piece_columns == p.out_width and t.piece_columns % t.columns == 0:
+        if t.columns == 1 or (self.column_blocks * t.piece_columns == p.out_width and t.piece_columns % t.columns == 0):
             guards[1] = True
         if t.piece_rows % t.rows:
             guards.append(ty + r < integer(t.piece_rows))

@@ -1,0 +1,155 @@
+"""What a candidate tiling costs, by resource, for many candidates at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dsa_compiler.isa.dtypes import item_bytes
+from dsa_compiler.lower.matrix_candidates import Candidates, MatrixTraffic, pitch, up
+from dsa_compiler.lower.matrix_kernel import MatrixProblem
+from dsa_compiler.target import Target
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Counts that follow from candidates: how often each loop runs, and how large each transfer is.
+
+    Bytes of transfers are those that the DMA is charged, with whole bursts of ddr.
+    """
+
+    k_chunks: Array
+    pieces: Array
+    pieces_core: Array
+    batches_core: Array
+    chunks: Array
+    chunks_core: Array
+    panels: Array
+    tiles_piece: Array
+    used: Array
+    a_bytes: Array
+    a_charged: Array
+    b_bytes: Array
+    b_charged: Array
+    out_charged: Array
+    extra_charged: Array
+    vector: Array
+
+
+def burst_bytes(run: Array, step: Array, burst: int) -> Array:
+    """Average bytes charged for a run of `run` bytes whose start is a multiple of gcd(run, step)."""
+    align = np.gcd(np.gcd(run, step), burst)
+    return ((run - align) / burst + 1) * burst
+
+
+def shape_of(x: Candidates, p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> Shape:
+    """The counts and transfers of candidates."""
+    t = x.tile
+    item, out_item = item_bytes(p.dtype), item_bytes(traffic.out_dtype)
+    pieces = p.images * -(-p.out_height // x.piece_rows) * -(-p.out_width // x.piece_columns)
+    chunks = -(-p.out_channels // t.n)
+    chunks_core = -(-chunks // x.gn)
+    k_chunks = -(-p.channels // t.c) * (p.kernel[0] // t.kh) * (p.kernel[1] // t.kw)
+    burst = target.memory["ddr"].burst
+    rows_in, columns_in = p.rows_in(x.piece_rows), p.columns_in(x.piece_columns)  # type: ignore[arg-type]
+    channels = np.where(x.stream_a, t.c, p.channels)
+    width = pitch(channels, p.dtype, target, "l1")
+    if traffic.a_transposed:
+        a_bytes = channels * pitch(x.piece_rows, p.dtype, target, "l1") * item
+        a_charged = channels * burst_bytes(np.minimum(x.piece_rows, p.out_height) * item, x.piece_rows * item, burst)
+    else:
+        a_bytes = rows_in * columns_in * width * item
+        whole = (channels == p.channels) & (width == channels)
+        short = burst_bytes(channels * item, width * item, burst) * rows_in * columns_in
+        a_charged = np.where(whole, a_bytes, np.maximum(short, a_bytes))
+    b_bytes, b_charged = _panel_chunk(x, k_chunks, p, traffic, target)
+    m = t.rows * t.columns
+    joined = (t.n >= p.out_channels) & (pitch(t.n, traffic.out_dtype, target, "l1") == p.out_channels)
+    run = np.minimum(t.n, p.out_channels) * out_item
+    out_charged = np.where(joined, m * run, m * burst_bytes(run, np.where(chunks > 1, t.n * out_item, run), burst))
+    return Shape(
+        k_chunks, pieces, -(-pieces // x.gm), -(-p.batches // x.gb), chunks, chunks_core, -(-chunks_core // x.panel),
+        -(-x.piece_rows // t.rows) * -(-x.piece_columns // t.columns), np.minimum(x.gm, pieces) * np.minimum(x.gn, chunks) * x.gb,
+        a_bytes, a_charged, b_bytes, b_charged, out_charged, out_charged * traffic.extras, _vector(x, traffic, target),
+    )  # fmt: skip
+
+
+def _panel_chunk(
+    x: Candidates, k_chunks: Array, p: MatrixProblem, traffic: MatrixTraffic, target: Target
+) -> tuple[Array, Array]:
+    """Bytes in L1, and charged, of the columns of B that one n chunk needs."""
+    t, item, burst = x.tile, item_bytes(p.dtype), target.memory["ddr"].burst
+    width = pitch(t.n, p.dtype, target, "l1", "l0b") * item
+    if traffic.constant_b:
+        size = k_chunks * t.kh * t.kw * t.c * width
+        return size, size
+    if traffic.b_transposed:
+        run = np.minimum(t.c, p.channels) * item
+        size = t.n * pitch(np.full(len(t.n), p.channels), p.dtype, target, "l1") * item
+        return size, t.n * k_chunks * burst_bytes(run, run, burst)
+    run = np.minimum(t.n, p.out_channels) * item
+    return p.channels * width, p.channels * burst_bytes(run, run, burst)
+
+
+def _vector(x: Candidates, traffic: MatrixTraffic, target: Target) -> Array:
+    """Vector cycles of one tile's epilogue."""
+    vector, t = target.engine.vector, x.tile
+    out_item = item_bytes(traffic.out_dtype)
+    elements = t.rows * t.columns * t.n
+    cycles = elements * 4 / vector.width + max(0, traffic.vector_ops - 1) * elements * out_item / vector.width
+    aligned = pitch(t.n, traffic.out_dtype, target, "l1") == t.n
+    rows = np.where(aligned, 0, t.rows * t.columns * vector.row_overhead)
+    return cycles + traffic.vector_ops * (vector.startup + rows + 3)
+
+
+def l1_bytes(x: Candidates, s: Shape, p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> Array:
+    """L1 bytes of all rings: pieces, panels, result tiles, operands of the epilogue and its temporaries."""
+    t, item, out_item = x.tile, item_bytes(p.dtype), item_bytes(traffic.out_dtype)
+    a = s.a_bytes * x.ring_a
+    streamed = t.kh * t.kw * t.c * pitch(t.n, p.dtype, target, "l1", "l0b") * item
+    if traffic.b_transposed:
+        streamed = t.n * pitch(t.c, p.dtype, target, "l1") * item
+    b = np.where(x.stream_b, streamed, s.b_bytes * x.panel) * x.ring_b
+    vectors = x.panel * up(t.n * 4, 64) * x.ring_b * 2
+    tile = t.rows * t.columns * pitch(t.n, traffic.out_dtype, target, "l1") * out_item
+    spare = 2 * tile * (4 // out_item) if traffic.vector_ops > 2 else 0
+    return a + b + vectors + tile * 2 * (1 + traffic.extras) + spare + 4096
+
+
+def estimate(x: Candidates, s: Shape, p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> Array:
+    """Cycles of each candidate: its busiest resource, the first load and the last store."""
+    t, engine, ddr = x.tile, target.engine, target.memory["ddr"]
+    share = _real_tiles(x, p) / (-(-p.out_height // x.piece_rows) * -(-p.out_width // x.piece_columns) * s.tiles_piece)
+    even = np.where(s.chunks_core > 1, (p.out_channels / t.n) / s.chunks, 1.0)
+    tiles = s.batches_core * s.pieces_core * s.chunks_core * s.tiles_piece * share * even
+    a_loads = np.where(x.stream_a, s.pieces_core * s.chunks_core, s.pieces_core * np.where(x.panel_outer, s.panels, 1))
+    a_parts = np.where(x.stream_a, -(-p.channels // t.c), 1)
+    b_loads = s.chunks_core * np.where(x.stream_b, s.pieces_core * s.tiles_piece, np.where(x.panel_outer, 1, s.pieces_core))
+    load_a = s.batches_core * a_loads * s.a_charged * a_parts
+    load_b = s.batches_core * b_loads * s.b_charged
+    extra, out = tiles * s.extra_charged, tiles * s.out_charged
+    m_flows, n_flows = np.minimum(x.gm, s.pieces), np.minimum(x.gn, s.chunks)
+    a_copies, b_copies = (1, 1) if target.features.multicast else (n_flows, m_flows)
+    memory = x.gb * (load_a * m_flows * a_copies + load_b * n_flows * b_copies) + (extra + out) * s.used
+    transfers = s.batches_core * (a_loads * a_parts + b_loads * s.k_chunks) + tiles * traffic.extras
+    load = (load_a + load_b + extra) / engine.load.port_bandwidth + transfers * (engine.load.startup + 2)
+    store = out / engine.store.port_bandwidth + tiles * (engine.store.startup + 2)
+    matrix, move = tiles * s.k_chunks * t.products, tiles * s.k_chunks * t.moves
+    first = (s.a_charged * m_flows * a_copies + s.b_charged / s.k_chunks * n_flows * b_copies) * x.gb / ddr.bandwidth
+    fill = ddr.latency + np.maximum(first, s.a_charged / engine.load.port_bandwidth)
+    drain = s.vector + s.out_charged * np.maximum(s.used / ddr.bandwidth, 1 / engine.store.port_bandwidth) + ddr.latency
+    busiest = np.maximum.reduce([matrix, move, tiles * s.vector, load, store, memory / ddr.bandwidth * 1.02])
+    return busiest + fill + drain
+
+
+def _real_tiles(x: Candidates, p: MatrixProblem) -> Array:
+    """l0 tiles of one image: the last piece may hold fewer."""
+
+    def along(extent: int, piece: Array, tile: Array) -> Array:
+        full, rest = extent // piece, extent % piece
+        return full * -(-piece // tile) + -(-rest // tile)
+
+    return along(p.out_height, x.piece_rows, x.tile.rows) * along(p.out_width, x.piece_columns, x.tile.columns)
