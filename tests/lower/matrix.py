@@ -1,0 +1,176 @@
+"""Matrix problems with an explicit tiling: operands, NumPy's answer, every way to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+from dsa_compiler.isa.dtypes import item_bytes, numpy_dtype
+from dsa_compiler.lower.matrix_kernel import Extra, MatrixKernel, MatrixOperands, MatrixProblem, MatrixTiling
+from dsa_compiler.lower.tir import buffer
+from dsa_compiler.lower.weights import chunk_bias, chunk_weights
+from dsa_compiler.target import Target
+from tests.lower.kernels import Run, Stored, check
+from tests.lower.networks import sample
+
+PLAIN = MatrixOperands(None, None, None, None, None, None)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the operands lie and what the epilogue does.
+
+    `constant_b`: weights laid out beforehand; else b is [batches, k, n], [batches, n, k] if `b_transposed`.
+    `residual`: an operand added after the product: "full", "row" (by output channel), "column" (by pixel), "".
+    """
+
+    constant_b: bool = True
+    bias: bool = False
+    a_transposed: bool = False
+    b_transposed: bool = False
+    residual: str = ""
+    relu: bool = False
+    out_dtype: str = ""
+
+
+def convolve(x: np.ndarray, w: np.ndarray, p: MatrixProblem) -> np.ndarray:
+    """x [images, height, width, batches * c] and w [batches, kh, kw, c, n]: [images, out h, out w, batches * n], float32."""
+    channels = w.shape[3]
+    padded = np.zeros((p.images, p.rows_in(p.out_height) + p.height, p.columns_in(p.out_width) + p.width, x.shape[-1]), np.float32)
+    padded[:, p.pad[0] : p.pad[0] + p.height, p.pad[1] : p.pad[1] + p.width] = x
+    result = np.zeros((p.images, p.out_height, p.out_width, p.batches * p.out_channels), np.float32)
+    for b in range(p.batches):
+        for kh in range(p.kernel[0]):
+            for kw in range(p.kernel[1]):
+                y, c = kh * p.dilation[0], kw * p.dilation[1]
+                rows = slice(y, y + (p.out_height - 1) * p.stride[0] + 1, p.stride[0])
+                columns = slice(c, c + (p.out_width - 1) * p.stride[1] + 1, p.stride[1])
+                window = padded[:, rows, columns, b * channels : (b + 1) * channels]
+                result[..., b * p.out_channels : (b + 1) * p.out_channels] += window @ w[b, kh, kw].astype(np.float32)
+    return result
+
+
+def check_matrix(p: MatrixProblem, t: MatrixTiling, target: Target, form: Form | None = None, **options: Any) -> Run:
+    """Build the kernel of a convolution or product and compare every way to run it with NumPy."""
+    form = form or Form()
+    case = Case(p, t, target, form)
+    return check(case.func(), target, case.stored, case.expected, **options)
+
+
+class Case:
+    """The operands of a problem and the answer; `func` is its kernel."""
+
+    def __init__(self, p: MatrixProblem, t: MatrixTiling, target: Target, form: Form) -> None:
+        self.p, self.t, self.target, self.form = p, t, target, form
+        self.plan = MatrixKernel(p, t, PLAIN, target)
+        self.stored: list[Stored] = []
+        self.buffers: list[Any] = []
+        self.channels = p.source_channels or p.channels
+        self.scale = (p.channels * p.kernel[0] * p.kernel[1]) ** -0.5
+        self.x = self._left()
+        self.w = self._right()
+        self.bias = self._bias() if form.bias else None
+        self.extra = self._residual() if form.residual else None
+        self.out_dtype = form.out_dtype or p.dtype
+        shape = (p.images, p.out_height, p.out_width, p.batches * p.out_channels)
+        self.out = self._parameter("out", shape, self.out_dtype)
+        self.expected = self._answer().astype(numpy_dtype(self.out_dtype))
+
+    def _parameter(self, name: str, shape: Sequence[int], dtype: str, values: np.ndarray | None = None, exact: bool = False) -> Any:
+        pitch = shape[-1] if exact else self.target.pitch(shape[-1], item_bytes(dtype))
+        padded = (*shape[:-1], pitch)
+        made = buffer(name, padded, dtype)
+        self.stored.append(Stored(padded, dtype, values, pitch))
+        self.buffers.append(made)
+        return made
+
+    def _left(self) -> np.ndarray:
+        p = self.p
+        if not self.form.a_transposed:
+            shape = (p.images, p.height, p.width, p.batches * self.channels)
+            values = sample(shape, p.dtype, 1)
+            self.a = self._parameter("a", shape, p.dtype, values)
+            return values
+        values = sample((p.batches, p.channels, p.height), p.dtype, 1)
+        self.a = self._parameter("a", values.shape, p.dtype, values)
+        return values.transpose(2, 0, 1).reshape(1, p.height, 1, p.batches * p.channels)
+
+    def _right(self) -> np.ndarray:
+        p, form = self.p, self.form
+        values = (sample((p.batches, *p.kernel, p.channels, p.out_channels), p.dtype, 2).astype(np.float32) * self.scale).astype(numpy_dtype(p.dtype))
+        if p.dtype in ("int8", "uint8"):
+            values = sample(values.shape, p.dtype, 2)
+        values[:, :, :, self.channels :] = 0
+        if form.constant_b:
+            chunks = chunk_weights(values, self.plan)
+            self.b = self._parameter("b", chunks.shape, p.dtype, chunks, exact=True)
+            return values[:, :, :, : self.channels]
+        plain = values[:, 0, 0]
+        if form.b_transposed:
+            plain = np.ascontiguousarray(plain.transpose(0, 2, 1))
+        self.b = self._parameter("b", plain.shape, p.dtype, plain)
+        return values
+
+    def _bias(self) -> np.ndarray:
+        values = sample((self.p.batches, self.p.out_channels), "float32", 3)
+        chunks = chunk_bias(values, self.plan)
+        self.bias1 = self._parameter("bias", chunks.shape, "float32", chunks, exact=True)
+        return values.reshape(-1)
+
+    def _residual(self) -> np.ndarray:
+        p = self.p
+        full = (p.images, p.out_height, p.out_width, p.batches * p.out_channels)
+        shape = {"full": full, "row": (1, 1, 1, full[3]), "column": (*full[:3], 1)}[self.form.residual]
+        values = sample(shape, p.dtype, 4)
+        self.extra_buffer = self._parameter("extra", shape, p.dtype, values)
+        return values
+
+    def _answer(self) -> np.ndarray:
+        result = convolve(self.x, self.w, self.p)
+        if self.bias is not None:
+            result = result + self.bias
+        if self.extra is not None:
+            result = result + self.extra.astype(np.float32)
+        return np.maximum(result, 0) if self.form.relu else result
+
+    def func(self) -> Any:
+        p, form, channels = self.p, self.form, self.channels
+        a_index: Callable[..., list[Any]] = lambda b, i, y, x, c: [i, y, x, b * channels + c]  # noqa: E731
+        if form.a_transposed:
+            a_index = lambda b, i, y, x, c: [b, c, y]  # noqa: E731
+        b_index: Callable[..., list[Any]] | None = None
+        if not form.constant_b:
+            b_index = (lambda b, k, n: [b, n, k]) if form.b_transposed else (lambda b, k, n: [b, k, n])
+        operands = MatrixOperands(
+            self.a, a_index, self.b, b_index, self.out, lambda q: [q.image, q.y, q.x, q.b * p.out_channels + q.n],
+            self.bias1 if form.bias else None, form.a_transposed, form.b_transposed, self._extras(), self._epilogue(),
+        )  # fmt: skip
+        return MatrixKernel(p, self.t, operands, self.target).build("kernel", self.buffers)
+
+    def _extras(self) -> tuple[Extra, ...]:
+        n = self.p.out_channels
+        index = {
+            "full": lambda q: [q.image, q.y, q.x, q.b * n + q.n],
+            "row": lambda q: [0, 0, 0, q.b * n + q.n],
+            "column": lambda q: [q.image, q.y, q.x, 0],
+        }
+        varies = {"full": "image y x b n", "row": "b n", "column": "image y x"}
+        kind = self.form.residual
+        if not kind:
+            return ()
+        return (Extra(self.extra_buffer, index[kind], frozenset(varies[kind].split())),)
+
+    def _epilogue(self) -> Callable[..., Any] | None:
+        form = self.form
+        if not form.relu and not form.residual:
+            return None
+
+        def value(acc: Any, extras: Sequence[Any]) -> Any:
+            result = acc + tirx.Cast("float32", extras[0]) if extras and self.p.dtype != "float32" else acc + extras[0] if extras else acc
+            return tirx.max(result, tirx.const(0.0, "float32")) if form.relu else result
+
+        return value
