@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import tvm_ffi
 from tvm import tirx
 from tvm.tirx import For, IfThenElse, SeqStmt, Stmt, Var
@@ -40,13 +42,21 @@ def _split(stmt: Stmt) -> list[Stmt]:
     if isinstance(stmt, IfThenElse):
         return _split_branch(stmt)
     if isinstance(stmt, For) and tir.is_serial(stmt):
-        parts = _split(stmt.body)
-        if len(parts) == 1:
-            return [tir.with_body(stmt, parts[0])]
-        if _independent(stmt.loop_var, parts):
-            return [tir.with_body(stmt, p) for p in parts]
-        return [tir.with_body(stmt, tir.sequence(parts))]
+        return [tir.with_body(stmt, body) for body in _independent_groups(stmt)]
     return [stmt]
+
+
+def _independent_groups(loop: For) -> list[Stmt]:
+    """The body of a loop cut wherever no dependence between iterations crosses the cut."""
+    parts = _split(loop.body)
+    if len(parts) == 1:
+        return parts
+    touched = [_touched(p) for p in parts]
+    cuts = [n for n in range(1, len(parts)) if _independent(loop.loop_var, parts, touched, n)]
+    if not cuts:
+        same = isinstance(loop.body, SeqStmt) and all(a.same_as(b) for a, b in zip(parts, loop.body.seq, strict=False))
+        return [loop.body if same else tir.sequence(parts)]
+    return [tir.sequence(parts[a:b]) for a, b in pairwise([0, *cuts, len(parts)])]
 
 
 def _split_branch(stmt: IfThenElse) -> list[Stmt]:
@@ -72,22 +82,6 @@ def _negation(condition: tir.Expr, otherwise: tir.Expr) -> tir.Expr:
     return opposite(condition.a, condition.b) if opposite else otherwise
 
 
-def _independent(var: Var, parts: list[Stmt]) -> bool:
-    """Whether the statements may run as one loop each."""
-    touched = [_touched(p) for p in parts]
-    inner: dict[Var, int | None] = {}
-    for part in parts:
-        tvm_ffi.structural_walk(part, [(For, lambda l: inner.__setitem__(l.loop_var, tir.constant(l.extent)))])
-    for n, (early_writes, early) in enumerate(touched):
-        for late_writes, late in touched[n + 1 :]:
-            for buffer in early:
-                if buffer not in late or (buffer not in early_writes and buffer not in late_writes):
-                    continue
-                if not _one_place(var, inner, early[buffer] + late[buffer]):
-                    return False
-    return True
-
-
 Touched = tuple[set[Var], dict[Var, list[list[tir.Expr]]]]
 
 
@@ -101,6 +95,21 @@ def _touched(stmt: Stmt) -> Touched:
     for load in tir.loads_of(stmt):
         accesses.setdefault(load.source, []).append(list(load.indices))
     return written, accesses
+
+
+def _independent(var: Var, parts: list[Stmt], touched: list[Touched], cut: int) -> bool:
+    """Whether the parts before a cut may run for all iterations before those after it."""
+    inner: dict[Var, int | None] = {}
+    for part in parts:
+        tvm_ffi.structural_walk(part, [(For, lambda l: inner.__setitem__(l.loop_var, tir.constant(l.extent)))])
+    for early_writes, early in touched[:cut]:
+        for late_writes, late in touched[cut:]:
+            for buffer in early:
+                if buffer not in late or (buffer not in early_writes and buffer not in late_writes):
+                    continue
+                if not _one_place(var, inner, early[buffer] + late[buffer]):
+                    return False
+    return True
 
 
 def _one_place(var: Var, inner: dict[Var, int | None], accesses: list[list[tir.Expr]]) -> bool:

@@ -5,6 +5,7 @@ Scratch memories start as NaN (integers: a sentinel), so that reading what nothi
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from tvm.tirx import AllocBuffer, For, IfThenElse, PrimFunc, SeqStmt, Stmt, Var
 from dsa_compiler.emit.intrinsics import decode_call, is_instruction
 from dsa_compiler.isa.dtypes import numpy_dtype
 from dsa_compiler.isa.table import OPCODES
-from dsa_compiler.isa.shapes import same_extents  # noqa: F401
 
 
 def run_tvm(func: PrimFunc, arrays: list[np.ndarray]) -> None:
@@ -35,38 +35,49 @@ def poison(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     return np.full(shape, np.nan if np.dtype(kind).kind not in "iu" else 77, kind)
 
 
+OPERATORS = {
+    tirx.Add: operator.add, tirx.Sub: operator.sub, tirx.Mul: operator.mul, tirx.FloorDiv: operator.floordiv,
+    tirx.FloorMod: operator.mod, tirx.Min: min, tirx.Max: max, tirx.EQ: operator.eq, tirx.NE: operator.ne,
+    tirx.LT: operator.lt, tirx.LE: operator.le, tirx.GT: operator.gt, tirx.GE: operator.ge,
+    tirx.And: lambda a, b: a and b, tirx.Or: lambda a, b: a or b,
+}  # fmt: skip
+
+
 class Machine:
     """Executes a level-4 function; counts instructions by opcode."""
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
         self.buffers: dict[Var, np.ndarray] = {}
-        self.analyzer = tvm.sym.Analyzer()
 
     def run(self, func: PrimFunc, arrays: list[np.ndarray]) -> None:
         self.buffers = dict(zip(func.params, arrays, strict=True))
         self.execute(func.body, {})
 
-    def value(self, expr: Any, env: dict[Var, Any]) -> int:
+    def value(self, expr: Any, env: dict[Var, int]) -> int:
+        """The value of an integer expression of compile-time variables."""
         if isinstance(expr, int):
             return expr
         if isinstance(expr, tirx.IntImm):
             return int(expr.value)
-        import tvm_ffi
+        if isinstance(expr, Var):
+            return env[expr]
+        if isinstance(expr, tirx.Cast):
+            return self.value(expr.value, env)
+        if isinstance(expr, tirx.Not):
+            return int(not self.value(expr.a, env))
+        if isinstance(expr, tvm.ir.Call) and expr.op.name == "prim.if_then_else":
+            return self.value(expr.args[1 if self.value(expr.args[0], env) else 2], env)
+        return int(OPERATORS[type(expr)](self.value(expr.a, env), self.value(expr.b, env)))
 
-        bound = tvm_ffi.structural_map(expr, (Var, lambda v: env.get(v, v)))
-        result = self.analyzer.simplify(bound)
-        assert isinstance(result, tirx.IntImm), f"{expr} is no number: {result}"
-        return int(result.value)
-
-    def execute(self, stmt: Stmt, env: dict[Var, Any]) -> None:
+    def execute(self, stmt: Stmt, env: dict[Var, int]) -> None:
         if isinstance(stmt, SeqStmt):
             for s in stmt.seq:
                 self.execute(s, env)
         elif isinstance(stmt, For):
             start, extent = self.value(stmt.min, env), self.value(stmt.extent, env)
             for i in range(start, start + extent):
-                self.execute(stmt.body, {**env, stmt.loop_var: tirx.IntImm(str(stmt.loop_var.ty.dtype), i)})
+                self.execute(stmt.body, {**env, stmt.loop_var: i})
         elif isinstance(stmt, IfThenElse):
             if self.value(stmt.condition, env):
                 self.execute(stmt.then_case, env)
@@ -80,7 +91,7 @@ class Machine:
         else:
             raise AssertionError(f"left over: {stmt}")
 
-    def issue(self, stmt: Stmt, env: dict[Var, Any]) -> None:
+    def issue(self, stmt: Stmt, env: dict[Var, int]) -> None:
         opcode, operands, attrs, exprs = decode_call(stmt.value)
         values = [self.value(e, env) for e in exprs]
         attrs = _resolve(attrs, values)
@@ -104,7 +115,7 @@ class Machine:
         with np.errstate(all="ignore"):
             target[...] = np.asarray(result).astype(target.dtype).reshape(target.shape)
 
-    def view(self, operand: Any, env: dict[Var, Any]) -> np.ndarray:
+    def view(self, operand: Any, env: dict[Var, int]) -> np.ndarray:
         array = self.buffers[operand.buffer]
         flat = array.reshape(-1)
         offset = 0
