@@ -145,9 +145,7 @@ def test_a_gather_of_an_unwritten_row_traps(build):
 
 
 def test_an_index_out_of_range_traps(build):
-    with pytest.raises(
-        UserError, match=r"entry 2 \(load_gather\): index 9 is outside 0 to 7; correct the index"
-    ):
+    with pytest.raises(UserError, match=r"entry 2 \(load_gather\): index 9 is outside 0 to 7; correct the index"):
         gather(build, [3, 9, 3, 6])
 
 
