@@ -27,6 +27,7 @@ import numpy as np
 
 from dsa_compiler.errors import UserError
 from dsa_compiler.isa import cost_kernels
+from dsa_compiler.isa.bursts import many_row_bytes
 from dsa_compiler.isa.cost_tables import Machine, Tables, attr_table, machine_of
 from dsa_compiler.isa.definition import ROLE_CODE
 from dsa_compiler.isa.dtypes import DTYPE_CODE
@@ -207,7 +208,7 @@ def row_bursts(address: Any, row_bytes: Any, rows: Any, stride: Any, burst: int)
     """Bytes of whole bursts of `rows` runs of `row_bytes`, `stride` bytes apart; arguments may be arrays."""
     arrays = np.broadcast_arrays(*(np.asarray(a, np.int64) for a in (address, row_bytes, rows, stride)))
     flat = tuple(np.ascontiguousarray(a).reshape(-1) for a in arrays)
-    return cost_kernels.many_row_bytes(*flat, burst).reshape(arrays[0].shape)
+    return many_row_bytes(*flat, burst).reshape(arrays[0].shape)
 
 
 def dma_bytes(

@@ -13,17 +13,21 @@ import numpy as np
 from numba import njit
 
 from dsa_compiler.isa.bursts import (
+    GRID,
     bank_mask,
+    describe_rows,
+    describe_side,
+    describe_window,
+    grid_bytes,
     merge_rows,
     row_bytes,
-    row_grid_bytes,
-    shared_bytes,
-    side_bytes,
-    window_bytes,
+    uneven_bytes,
     worst_row_bytes,
 )
 from dsa_compiler.isa.definition import ROLE_CODE
 from dsa_compiler.target import ENGINES, SCOPES
+
+_INNER = {"cache": True, "error_model": "numpy", "no_cfunc_wrapper": True, "no_cpython_wrapper": True}
 
 ENTRY_COLUMNS = ("opcode", "engine", "attrs", "operand", "operands", "wait", "waits", "set", "sets")
 OPERAND_COLUMNS = ("role", "scope", "dtype", "rank", "address", "extents", "strides")
@@ -38,41 +42,31 @@ _CONTROL, _COPY, _PAD, _FILL, _TRANSPOSE, _BY_INDEX, _ROUND, _IMG2COL, _MATRIX =
 _VECTOR, _SCAN, _WINDOWED, _MERGE, _SCALAR_KIND = range(9, 14)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def _counts_on_source(m: Any, src_scope: int, dst_scope: int) -> bool:
     """The larger burst counts; if equal, the side nearer ddr."""
     src, dst = m.burst[src_scope], m.burst[dst_scope]
     return src > dst or (src == dst and src_scope < dst_scope)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _copy_bytes(m: Any, op: Any, s: int, d: int) -> int:
-    """Bytes of a plain copy of operand row `s` to `d`."""
+@njit(**_INNER)  # type: ignore[untyped-decorator]
+def _run(m: Any, op: Any, o: int) -> int:
+    """Elements of a contiguous run of an operand."""
+    return merge_rows(op[5][o], op[6][o], op[3][o], m.bits[op[2][o]])[0]
+
+
+@njit(**_INNER)  # type: ignore[untyped-decorator]
+def _side(m: Any, op: Any, grid: np.ndarray, o: int, other: int) -> int:
+    """Describe one side of a copy; bytes if its runs had to be walked, else 0."""
     _, scope, dtype, rank, address, extents, strides = op
-    bits = m.bits[dtype[s]]
-    if _counts_on_source(m, scope[s], scope[d]):
-        here, there = s, d
-    else:
-        here, there = d, s
-    other, _ = merge_rows(extents[there], strides[there], rank[there], bits)
-    return shared_bytes(
-        address[here], extents[here], strides[here], rank[here], bits, other, m.burst[scope[here]]
-    )
+    bits, burst = m.bits[dtype[o]], m.burst[scope[o]]
+    if describe_side(grid, address[o], extents[o], strides[o], rank[o], bits, other, burst):
+        return 0
+    describe_rows(grid, 0, 0, 0, 0, 1, burst)
+    return uneven_bytes(address[o], extents[o], strides[o], rank[o], bits, other, burst)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _round_bytes(m: Any, op: Any, s: int, d: int) -> int:
-    """Bytes of a rounding store: the greater of both sides' whole bursts."""
-    _, scope, dtype, rank, address, extents, strides = op
-    src_bits, dst_bits = m.bits[dtype[s]], m.bits[dtype[d]]
-    src_run, _ = merge_rows(extents[s], strides[s], rank[s], src_bits)
-    dst_run, _ = merge_rows(extents[d], strides[d], rank[d], dst_bits)
-    here = shared_bytes(address[s], extents[s], strides[s], rank[s], src_bits, dst_run, m.burst[scope[s]])
-    there = shared_bytes(address[d], extents[d], strides[d], rank[d], dst_bits, src_run, m.burst[scope[d]])
-    return max(here, there)
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def _operand_bytes(m: Any, op: Any, o: int) -> int:
     """Bytes that the elements of an operand take, repetitions included."""
     _, _, dtype, rank, _, extents, _ = op
@@ -82,60 +76,42 @@ def _operand_bytes(m: Any, op: Any, o: int) -> int:
     return row_bytes(elements, m.bits[dtype[o]])
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _pad_bytes(m: Any, op: Any, s: int, d: int, is_load: bool) -> int:
-    """Bytes of a padded copy: the greater of the source's bursts and the destination's bytes (bursts if no load)."""
-    _, scope, dtype, rank, address, extents, strides = op
-    bits = m.bits[dtype[s]]
-    inner, _ = merge_rows(extents[s], strides[d], rank[s], bits)
-    read = shared_bytes(address[s], extents[s], strides[s], rank[s], bits, inner, m.burst[scope[s]])
-    if not is_load:
-        return max(read, side_bytes(address[d], extents[d], strides[d], rank[d], bits, m.burst[scope[d]]))
-    return max(read, _operand_bytes(m, op, d))
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _by_index_bytes(m: Any, op: Any, s: int, d: int, rows: int) -> int:
-    """Bytes of a gather (the source is indexed) or scatter (the destination is): a run for each row."""
+@njit(**_INNER)  # type: ignore[untyped-decorator]
+def _by_index(m: Any, op: Any, grid: np.ndarray, s: int, d: int, rows: int) -> int:
+    """A gather (the source is indexed) or scatter (the destination is): a run for each row."""
     _, scope, dtype, rank, address, extents, strides = op
     indexed, dense = (s, d) if scope[s] < scope[d] else (d, s)
     length = row_bytes(extents[dense, rank[dense] - 1], m.bits[dtype[s]])
     if m.burst[scope[indexed]] >= m.burst[scope[dense]]:
-        return worst_row_bytes(
-            address[indexed], strides[indexed], rank[indexed], length, rows, m.burst[scope[indexed]]
-        )
-    return row_grid_bytes(address[dense], strides[dense, 0], rows, 1, length, m.burst[scope[dense]])
+        return worst_row_bytes(address[indexed], strides[indexed], rank[indexed], length, rows, m.burst[scope[indexed]])
+    describe_rows(grid, address[dense], strides[dense, 0], rows, 1, length, m.burst[scope[dense]])
+    return 0
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _img2col_bytes(m: Any, op: Any, s: int, d: int, window: np.ndarray) -> int:
-    """Bytes of a window walk: the runs of taps, at least the padded l0a rows."""
+@njit(**_INNER)  # type: ignore[untyped-decorator]
+def _img2col(m: Any, op: Any, grid: np.ndarray, s: int, d: int, window: np.ndarray) -> int:
+    """Describe the runs of taps of a window walk; the bytes of the padded l0a rows, which are the least."""
     _, scope, dtype, _, address, extents, strides = op
-    bits = m.bits[dtype[s]]
+    bits, align, rows = m.bits[dtype[s]], m.alignment[scope[d]], extents[d, 0]
     pixel = row_bytes(extents[s, 2], bits)
-    rows = extents[d, 0]
-    align = m.alignment[scope[d]]
-    least = rows * ((row_bytes(extents[d, 1], bits) + align - 1) // align * align)
     if _counts_on_source(m, scope[s], scope[d]):
-        grid = np.empty(2, np.int64)
-        grid[1] = _grid_width(extents[s, 1], window, rows)
-        grid[0] = rows // grid[1]
-        read = window_bytes(address[s], strides[s], grid, window, pixel, m.burst[scope[s]])
+        wide = _grid_width(extents[s, 1], window, rows)
+        describe_window(grid, address[s], strides[s], rows // wide, wide, window, pixel, m.burst[scope[s]])
     else:
         tight = window[1] == 1 or strides[s, 1] * window[5] == pixel
         run, pieces = (pixel * window[1], window[0]) if tight else (pixel, window[0] * window[1])
-        read = row_grid_bytes(address[d], strides[d, 0], rows, pieces, run, m.burst[scope[d]])
-    return max(read, least)
+        describe_rows(grid, address[d], strides[d, 0], rows, pieces, run, m.burst[scope[d]])
+    return rows * ((row_bytes(extents[d, 1], bits) + align - 1) // align * align)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def _grid_width(width: int, window: np.ndarray, rows: int) -> int:
     """Columns of the window grid; `window` holds left and right padding in places 7 and 8."""
     wide = (width + window[7] + window[8] - window[5] * (window[1] - 1) - 1) // window[3] + 1
     return max(1, min(wide, rows))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def _widest(m: Any, op: Any, first: int, count: int, factor: float) -> float:
     """The greatest sum over operands of row overheads and vectors times `factor`."""
     role, _, dtype, rank, _, extents, _ = op
@@ -150,7 +126,7 @@ def _widest(m: Any, op: Any, first: int, count: int, factor: float) -> float:
     return worst
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def _rows(extents: np.ndarray, rank: int) -> int:
     """Innermost rows of an operand."""
     rows = 1
@@ -159,13 +135,13 @@ def _rows(extents: np.ndarray, rank: int) -> int:
     return rows
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def _log_lanes(m: Any, dtype: int) -> float:
     """log2 of the elements in one vector."""
     return max(0.0, math.log2(m.numbers[0] * 8 / m.bits[dtype]))
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def _window_cycles(m: Any, op: Any, s: int, d: int, taps: int) -> float:
     """A simple operation for each tap and contiguous run of the result, the widest dtype counting."""
     _, _, dtype, rank, _, extents, strides = op
@@ -178,7 +154,7 @@ def _window_cycles(m: Any, op: Any, s: int, d: int, taps: int) -> float:
     return taps * runs * (m.numbers[1] + vectors * m.numbers[2])
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def _merge_cycles(m: Any, op: Any, first: int, count: int) -> float:
     """A top-k merge: 2 log2(lanes) for each vector of both sources, rows of the widest operand."""
     role, _, dtype, rank, _, extents, _ = op
@@ -192,7 +168,7 @@ def _merge_cycles(m: Any, op: Any, first: int, count: int) -> float:
     return rows * m.numbers[1] + vectors * factor
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def _matrix_cycles(m: Any, op: Any, lhs: int, d: int, sparse: bool) -> float:
     """Steps of the unit of the left dtype; -1 where the part has none."""
     _, _, dtype, _, _, extents, _ = op
@@ -206,26 +182,41 @@ def _matrix_cycles(m: Any, op: Any, lhs: int, d: int, sparse: bool) -> float:
     )
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def _dma_bytes(m: Any, op: Any, kind: int, s: int, d: int, index: int, is_load: bool, a: np.ndarray) -> float:
-    """Bytes of a transfer by its way of counting."""
-    _, scope, dtype, rank, address, extents, strides = op
-    if kind == _FILL:
-        return _operand_bytes(m, op, d)
-    if kind == _TRANSPOSE:
-        return side_bytes(address[s], extents[s], strides[s], rank[s], m.bits[dtype[s]], m.burst[scope[s]])
-    if kind == _PAD:
-        return _pad_bytes(m, op, s, d, is_load)
-    if kind == _ROUND:
-        return _round_bytes(m, op, s, d)
+@njit(**_INNER)  # type: ignore[untyped-decorator]
+def _dma_bytes(
+    m: Any, op: Any, grids: np.ndarray, kind: int, s: int, d: int, index: int, is_load: bool, a: np.ndarray
+) -> float:
+    """Bytes of a transfer: the greatest of its least and of what each side described in `grids` touches."""
+    least, here, there, other, second = 0, s, -1, 0, 0
+    if kind == _COPY:
+        here = s if _counts_on_source(m, op[1][s], op[1][d]) else d
+        other = _run(m, op, d if here == s else s)
+    elif kind == _PAD:
+        other = merge_rows(op[5][s], op[6][d], op[3][s], m.bits[op[2][s]])[0]
+        least, there = _operand_bytes(m, op, d), -1 if is_load else d
+    elif kind == _ROUND:
+        other, there, second = _run(m, op, d), d, _run(m, op, s)
+    elif kind == _FILL:
+        least, here = _operand_bytes(m, op, d), -1
+    elif kind in (_BY_INDEX, _IMG2COL):
+        here = -1
+    used = 0
     if kind == _BY_INDEX:
-        return _by_index_bytes(m, op, s, d, extents[index, 0])
-    if kind == _IMG2COL:
-        return _img2col_bytes(m, op, s, d, a[4:13])
-    return _copy_bytes(m, op, s, d)
+        least = _by_index(m, op, grids[0], s, d, op[5][index, 0])
+        used = 1 if least == 0 else 0
+    elif kind == _IMG2COL:
+        least = _img2col(m, op, grids[0], s, d, a[4:13])
+        used = 1
+    for o, end in ((here, other), (there, second)):
+        if o >= 0:
+            least = max(least, _side(m, op, grids[used], o, end))
+            used += 1
+    for g in range(used):
+        least = max(least, grid_bytes(grids[g]))
+    return float(least)
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def _cycles(m: Any, op: Any, kind: int, code: int, places: Any, first: int, count: int, a: np.ndarray) -> float:
     """Cycles of a matrix, vector or scalar instruction without startup."""
     _, _, dtype, rank, _, extents, _ = op
@@ -246,7 +237,7 @@ def _cycles(m: Any, op: Any, kind: int, code: int, places: Any, first: int, coun
     return total
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def _places(op: Any, first: int, count: int) -> tuple[int, int, int, int]:
     """Operand rows of src, dst or acc, lhs and index; -1 without."""
     role = op[0]
@@ -263,7 +254,7 @@ def _places(op: Any, first: int, count: int) -> tuple[int, int, int, int]:
     return s, d, lhs, index
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def _rate(m: Any, op: Any, engine: int, kind: int, s: int, d: int) -> float:
     """Bytes a cycle of the ports."""
     scope = op[1]
@@ -275,7 +266,7 @@ def _rate(m: Any, op: Any, engine: int, kind: int, s: int, d: int) -> float:
     return rate
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def _memories(m: Any, op: Any, s: int, d: int, out: Any) -> None:
     """Which shared memories a transfer draws on, and its latency."""
     scope = op[1]
@@ -287,7 +278,7 @@ def _memories(m: Any, op: Any, s: int, d: int, out: Any) -> None:
     out.flow = out.ddr or out.llb
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def _flags_cost(m: Any, kinds: np.ndarray, first: int, count: int) -> float:
     total = 0.0
     for f in range(first, first + count):
@@ -295,7 +286,7 @@ def _flags_cost(m: Any, kinds: np.ndarray, first: int, count: int) -> float:
     return total
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def _l1_banks(m: Any, op: Any, first: int, count: int) -> np.uint64:
     """Banks of all operands in l1."""
     _, scope, dtype, rank, address, extents, strides = op
@@ -309,10 +300,11 @@ def _l1_banks(m: Any, op: Any, first: int, count: int) -> np.uint64:
     return mask
 
 
-@njit(cache=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, error_model="numpy", no_cfunc_wrapper=True)  # type: ignore[untyped-decorator]
 def account(m: Any, entries: Any, op: Any, kinds: np.ndarray, attrs: np.ndarray, out: np.ndarray) -> None:
     """Fill `out` (of dtype `COST`) for the entries given by columns."""
     opcode, engine, attr, operand, operands, wait, waits, set_, sets = entries
+    grids = np.empty((2, GRID), np.int64)
     for e in range(len(opcode)):
         kind, first, count, a = m.kind[opcode[e]], operand[e], operands[e], attrs[attr[e]]
         row = out[e]
@@ -328,19 +320,8 @@ def account(m: Any, entries: Any, op: Any, kinds: np.ndarray, attrs: np.ndarray,
         row.banks = _l1_banks(m, op, first, count)
         if kind <= _IMG2COL:
             is_load = engine[e] == _LOAD
-            row.work = _dma_bytes(m, op, kind, s, d, places[3], is_load, a)
+            row.work = _dma_bytes(m, op, grids, kind, s, d, places[3], is_load, a)
             row.rate = _rate(m, op, engine[e], kind, s, d)
             _memories(m, op, s, d, row)
         else:
             row.work = _cycles(m, op, kind, opcode[e], places, first, count, a)
-
-
-@njit(cache=True)  # type: ignore[untyped-decorator]
-def many_row_bytes(
-    address: np.ndarray, length: np.ndarray, rows: np.ndarray, stride: np.ndarray, burst: int
-) -> np.ndarray:
-    """`row_grid_bytes` of one piece a row for arrays of problems."""
-    result = np.empty(len(address), np.int64)
-    for i in range(len(address)):
-        result[i] = row_grid_bytes(address[i], stride[i], rows[i], 1, length[i], burst)
-    return result

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsa_compiler.isa.bursts import bank_mask, grid_bursts, side_bytes
+from dsa_compiler.isa.bursts import bank_mask, grid_bytes
 from dsa_compiler.isa.cost import (
     CostRules,
     dma_bytes,
@@ -108,16 +108,20 @@ def test_grids(address, length, grid, burst):
         starts = [s + i * stride for s in starts for i in range(min(count, 5))]
     counts = np.array([c for c, _ in grid[:2]] + [min(c, 5) for c, _ in grid[2:]])
     expected = sum(spanned(s, length, burst) for s in starts)
-    assert grid_bursts(address, length, counts, np.array([s for _, s in grid]), burst) == expected
+    numbers = np.array([address, length, *counts, *(s for _, s in grid), burst])
+    assert grid_bytes(numbers) == expected * burst
 
 
 def test_the_largest_grid_takes_no_time():
-    """65535 x 65535 rows of 112 bytes, 100 and 3 apart: 4.3e9 runs."""
-    extents, strides = np.array([65535, 65535, 56]), np.array([6553503, 100, 2])
-    total = side_bytes(6, extents, strides, 3, 16, 64)
-    first = side_bytes(6, np.array([64, 64, 56]), strides, 3, 16, 64)
-    assert first == sum(spanned(6 + i * 6553503 + j * 100, 112, 64) for i in range(64) for j in range(64)) * 64
-    assert 65535**2 * 128 <= total <= 65535**2 * 192
+    """65535 x 65535 rows of 112 bytes, 6553503 and 100 apart: 4.3e9 runs."""
+
+    def moved(count):
+        rows = [Operand(r, p, 6, "float16", (count, count, 56), (6553503, 100, 2)) for r, p in (("dst", "l1"), ("src",
+         "ddr"))]
+        return RULES["npu-v1"].instruction("load", rows).work
+
+    assert moved(64) == sum(spanned(6 + i * 6553503 + j * 100, 112, 64) for i in range(64) for j in range(64)) * 64
+    assert 65535**2 * 128 <= moved(65535) <= 65535**2 * 192
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
