@@ -120,7 +120,7 @@ class Reader:
     def _select(self, condition: tir.Expr, yes: tir.Expr, no: tir.Expr) -> Node:
         if not tir.loads_of(condition):
             raise Unmatched("a condition on loop variables is left in the value")
-        return Apply("select", (self.read(no), self.read(yes), self.read(condition)), tir.dtype_of(yes))
+        return Apply("select", (self.read(yes), self.read(no), self.read(condition)), tir.dtype_of(yes))
 
     def slot(self, load: TensorLoad) -> int:
         """The number of a load; equal loads have one."""
@@ -175,7 +175,7 @@ def _spell_other(node: Apply, args: list[tir.Expr]) -> tir.Expr:
         "cast": lambda: tirx.Cast(node.dtype, x),
         "logical_not": lambda: tirx.Not(x),
         "bitwise_not": lambda: tirx.BitwiseNot(x),
-        "select": lambda: tirx.Select(args[2], args[1], x),
+        "select": lambda: tirx.Select(args[2], x, args[1]),
         "neg": lambda: const(0) - x,
         "sign": lambda: tirx.Select(x > const(0), const(1), tirx.Select(x < const(0), const(-1), const(0))),
         "selu": lambda: const(1.0507009873554805) * tirx.Select(

@@ -287,7 +287,7 @@ def _leaky(node: Apply) -> Node | None:
 
 def _chosen(node: Apply) -> Node | None:
     """select(x > 0, x, f(x)): leaky and parametric relu, elu, relu; select(x > 0, 1, select(x < 0, -1, 0)): sign."""
-    no, yes, condition = node.args
+    yes, no, condition = node.args
     if isinstance(yes, Const) and isinstance(condition, Apply):
         return _sign(node)
     if not isinstance(condition, Apply) or condition.op not in ("gt_scalar", "ge_scalar", "lt_scalar", "le_scalar"):
@@ -314,12 +314,12 @@ def _chosen(node: Apply) -> Node | None:
 
 
 def _sign(node: Apply) -> Node | None:
-    inner, one, condition = node.args
+    one, inner, condition = node.args
     if not (_is(condition, "gt_scalar") and _param(condition) == 0 and isinstance(one, Const) and one.value == 1):
         return None
     if not _is(inner, "select"):
         return None
-    zero, minus, below = inner.args
+    minus, zero, below = inner.args
     x = condition.args[0]
     if not (isinstance(zero, Const) and zero.value == 0 and isinstance(minus, Const) and minus.value == -1):
         return None
