@@ -15,6 +15,7 @@ from dsa_compiler.target import Target
 
 _INT4 = DTYPES.index("int4")
 _ITEM = np.array([numpy_dtype(name).itemsize for name in DTYPES], np.int64)
+_VIEWED = tuple(np.dtype(np.uint8) if name == "int4" else numpy_dtype(name) for name in DTYPES)
 _CORE_SCOPES = ("l1", "l0a", "l0b", "l0c")
 
 
@@ -64,9 +65,10 @@ def span_bytes(operands: np.ndarray) -> np.ndarray:
 class Regions:
     """The distinct (memory, operand row) pairs of a program.
 
-    number[i]: region of the i-th operand in use, in the order of `operand_owners`; memory[r], row[r]: its memory
-    and one operand row of it; uses[r]: how often it occurs;
-    packed[r]: whether it is int4; ends[r]: the address after its last byte.
+    number[i]: region of the i-th operand in use, in the order of `operand_owners`; memory, ends: arrays of each
+    region's memory and the address after its last byte; the other attributes are lists by region: uses (how
+    often it occurs), place (its memory), address, extents, strides, row_bytes, packed (int4), and the dtype of
+    its view.
     """
 
     def __init__(self, program: Program) -> None:
@@ -84,9 +86,14 @@ class Regions:
         )
         if not np.array_equal(columns[first[number]], columns):
             raise InternalError("two operands have one fingerprint", where="simulator")
-        self.number, self.memory, self.row, self.uses = number, memory[first], operands[first], uses
-        self.packed = (self.row["dtype"] == _INT4).tolist()
-        self.ends = self.row["address"] + span_bytes(self.row)
+        row = operands[first]
+        rank = row["rank"].tolist()
+        self.number, self.memory, self.ends = number, memory[first], row["address"] + span_bytes(row)
+        self.uses, self.place, self.address = uses.tolist(), self.memory.tolist(), row["address"].tolist()
+        self.extents = [e[:r] for e, r in zip(row["extents"].tolist(), rank, strict=True)]
+        self.strides = [s[:r] for s, r in zip(row["strides"].tolist(), rank, strict=True)]
+        self.row_bytes, self.packed = row_bytes(row).tolist(), (row["dtype"] == _INT4).tolist()
+        self.dtype = [_VIEWED[code] for code in row["dtype"].tolist()]
 
 
 def _fingerprint(columns: np.ndarray) -> np.ndarray:
@@ -131,37 +138,28 @@ class Memories:
         return view
 
     def _make_view(self, region: int) -> np.ndarray:
-        row = self._regions.row[region]
-        rank, extents, strides = int(row["rank"]), row["extents"].tolist(), row["strides"].tolist()
-        if row["dtype"] == _INT4:
-            extents[rank - 1] = -(-extents[rank - 1] // 2) if strides[rank - 1] else 1
-        return np.ndarray(
-            extents[:rank],
-            np.uint8 if row["dtype"] == _INT4 else numpy_dtype(DTYPES[row["dtype"]]),
-            self._data[self._regions.memory[region]],
-            int(row["address"]),
-            strides[:rank],
-        )
+        r = self._regions
+        extents, strides = r.extents[region], r.strides[region]
+        if r.packed[region]:
+            extents = [*extents[:-1], -(-extents[-1] // 2) if strides[-1] else 1]
+        return np.ndarray(extents, r.dtype[region], self._data[r.place[region]], r.address[region], strides)
 
     def written(self, region: int) -> np.ndarray:
         """The region's written map: its outer extents, then the bytes of a row."""
-        row = self._regions.row[region]
-        rank = int(row["rank"])
-        length = int(row_bytes(row[None])[0])
+        r = self._regions
         return np.ndarray(
-            [*row["extents"].tolist()[: rank - 1], length],
+            [*r.extents[region][:-1], r.row_bytes[region]],
             np.bool_,
-            self._written[self._regions.memory[region]],
-            int(row["address"]),
-            [*row["strides"].tolist()[: rank - 1], 1],
+            self._written[r.place[region]],
+            r.address[region],
+            [*r.strides[region][:-1], 1],
         )
 
     def first_unwritten(self, region: int) -> int:
         """Address of the first byte of the region that nothing wrote."""
-        row = self._regions.row[region]
         where = np.argwhere(~self.written(region))[0]
-        strides = [*row["strides"].tolist()[: int(row["rank"]) - 1], 1]
-        return int(row["address"]) + int(np.dot(where, strides))
+        strides = [*self._regions.strides[region][:-1], 1]
+        return int(self._regions.address[region] + np.dot(where, strides))
 
 
 def _bound_end(program: Program) -> int:

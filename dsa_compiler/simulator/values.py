@@ -158,8 +158,7 @@ class Machine:
         view = self.memories.view(region)
         if not self.regions.packed[region]:
             return view
-        row = self.regions.row[region]
-        return unpack_int4(view, int(row["extents"][row["rank"] - 1]))
+        return unpack_int4(view, self.regions.extents[region][-1])
 
     def _check_written(self, entry: int, plan: Plan, role: str, region: int, arrays: Arrays) -> None:
         """Trap a read of bytes that nothing wrote; of a gathered operand only the elements chosen are read."""
@@ -173,10 +172,10 @@ class Machine:
             chosen = plan.semantics({**arrays, role: elements}, plan.attrs)
             if chosen is not None and bool(chosen.all()):
                 return
-        memory = memory_name(self.program.target, int(self.regions.memory[region]))
+        memory = memory_name(self.program.target, self.regions.place[region])
         raise UserError(
             f"unwritten read: entry {entry} ({plan.definition.name}) reads {role} in {memory} "
-            f"from byte {self.regions.row[region]['address']}, of which byte {self.memories.first_unwritten(region)} "
+            f"from byte {self.regions.address[region]}, of which byte {self.memories.first_unwritten(region)} "
             "was never written",
             where="simulator",
             action="write it first, or wait for the entry that does",
