@@ -82,7 +82,7 @@ class _Grouping:
                 if self._stuck(members, i):
                     break
                 continue
-            members |= {i} | self._absorbed(i, members)
+            members |= {i} | self._absorbed(i, members, seed if anchored else -1)
             if self._open(members) == {i}:
                 closed = set(members)
         self._taken |= closed
@@ -104,8 +104,8 @@ class _Grouping:
     def _open(self, members: set[int]) -> set[int]:
         return {m for m in members if any(u not in members for u in self._users[m])}
 
-    def _absorbed(self, i: int, members: set[int]) -> set[int]:
-        """Return elementwise operators that feed `i` alone and belong to no group."""
+    def _absorbed(self, i: int, members: set[int], anchor: int) -> set[int]:
+        """Return elementwise operators that feed `i` alone and belong to no group; none that `anchor` reads."""
         found: set[int] = set()
         pending = list(self._inputs[i])
         while pending:
@@ -113,7 +113,7 @@ class _Grouping:
             inside = members | found | {i}
             if s in inside or s in self._taken or not self._is_elementwise(s) or self._shapes[s] != self._shapes[i]:
                 continue
-            if all(u in inside for u in self._users[s]):
+            if anchor not in self._users[s] and all(u in inside for u in self._users[s]):
                 found.add(s)
                 pending.extend(self._inputs[s])
         return found

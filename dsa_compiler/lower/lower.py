@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from dsa_compiler.errors import Infeasible
+from dsa_compiler.errors import Infeasible, InternalError
 from dsa_compiler.graph.layers import Layer, LayerGraph
 from dsa_compiler.lower.binding import LoweredKernel
 from dsa_compiler.lower.matrix_layer import lower_matrix_layer
@@ -31,8 +31,11 @@ TEMPLATES: Mapping[str, Template] = {
 def lower_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0) -> LoweredKernel:
     """The kernel of `layer` on all cores, operands and result in ddr; `rank` counts choices refused so far.
 
-    Raises `Infeasible` if no template takes the layer, or no tiling fits.
+    Raises `Infeasible` if no template takes the layer, or no tiling fits; `InternalError` for a layer whose
+    anchor depends on its own epilogue.
     """
+    if any(k == "call" for k, _ in layer.calls[layer.master].args) and layer.kind not in ("elementwise", "movement"):
+        raise InternalError("its anchor reads a call of its own layer", where=layer.name)
     template = TEMPLATES.get(layer.kind)
     if template is None:
         raise Infeasible(f"layers of kind {layer.kind}", 1, 0, where="lower")

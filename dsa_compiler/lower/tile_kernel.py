@@ -216,7 +216,8 @@ class TileKernel:
         def element(*indices: Expr) -> Stmt:
             at = [s + i if a in self.out_varies else integer(0) for a, (s, i) in enumerate(zip(starts, indices, strict=True))]
             guards = self._inside(starts, indices, inner=True, axes=self.out_varies)
-            return when(guards, store(self.out, self.out_index(at), context.out[tuple(indices)]))
+            place = indices if self.compute is not None else self._place(self.operands[0].varies, indices)
+            return when(guards, store(self.out, self.out_index(at), context.out[tuple(place)]))
 
         return nest(axes, element)
 
