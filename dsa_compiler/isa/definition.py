@@ -59,8 +59,8 @@ class AttrSpec:
     """An attribute: `kind` is int, float, bool, str, ints (flat list), pads (pairs) or strs (list of texts).
 
     A float may be written as a whole number (with whole-number sources the arithmetic is then int32) or as
-    "inf", "-inf", "nan". `length` is the length of the list (0: any), `least` the least value of an int or of the
-    members of ints and pads, `choices` the texts allowed (of a bool: that it must be
+    "inf", "-inf", "nan". `length` is the length of the list (0: any), `least` and `most` bound an int, a whole float
+    and the members of ints and pads, `choices` are the texts allowed (of a bool: that it must be
     true, as listings rely on it).
     """
 
@@ -68,7 +68,8 @@ class AttrSpec:
     kind: str
     required: bool = True
     length: int = 0
-    least: int | None = None
+    least: int = -(1 << 31)
+    most: int = (1 << 31) - 1
     choices: tuple[str, ...] = ()
 
 

@@ -8,6 +8,8 @@ puts row i of `src` into row index[i] of `dst`, the last of several winning.
 # mypy: disable-error-code="no-any-return"
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dsa_compiler.errors import UserError
@@ -33,11 +35,22 @@ def copy(arrays: Arrays, attrs: Attrs) -> np.ndarray:
     return arrays["src"]
 
 
+def constant(value: Any, dtype: np.dtype) -> Any:
+    """An attribute's value as an element: integers truncate and saturate, NaN becoming 0."""
+    number = float(value)
+    if dtype == np.bool_:
+        return number != 0
+    if dtype.kind not in "iu":
+        return np.array(number).astype(dtype)
+    info = np.iinfo(dtype)
+    return 0 if np.isnan(number) else int(min(max(number, info.min), info.max))
+
+
 def pad(arrays: Arrays, attrs: Attrs) -> np.ndarray:
     """The source with `value` around it."""
     src, pads = arrays["src"], attrs["pad"]
     shape = [e + before + after for e, (before, after) in zip(src.shape, pads, strict=True)]
-    result = np.full(shape, float(attrs["value"])).astype(src.dtype)
+    result = np.full(shape, constant(attrs["value"], src.dtype), src.dtype)
     result[tuple(slice(b, b + e) for e, (b, _) in zip(src.shape, pads, strict=True))] = src
     return result
 

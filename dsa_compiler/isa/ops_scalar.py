@@ -19,8 +19,9 @@ from dsa_compiler.isa.definition import Arrays, Attrs, AttrSpec, OpDef, OperandS
 from dsa_compiler.isa.ops_dma import checked_index, copy
 from dsa_compiler.isa.shapes import all_of, counted, one_of_many, same_dtype, same_extents
 
-_COUNTS = (AttrSpec("ops", "int", least=1), AttrSpec("control", "int", least=0))
-_CONTROL = (AttrSpec("control", "int", least=1),)
+_MOST = 1 << 53
+_COUNTS = (AttrSpec("ops", "int", least=1, most=_MOST), AttrSpec("control", "int", least=0, most=_MOST))
+_CONTROL = (AttrSpec("control", "int", least=1, most=_MOST),)
 _TAGS = frozenset({"scalar_core"})
 _SAME = all_of(same_extents, counted)
 COMPARISONS: Mapping[str, Callable[..., np.ndarray]] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,25 +28,16 @@ class OperandView(NamedTuple):
 
 def check_attrs(program: Tables) -> None:
     """Every attribute that an opcode needs is there, of its kind, and no other."""
-    pairs = np.stack([program.entries["opcode"].astype(np.int64), program.entries["attrs"].astype(np.int64)], axis=1)
-    for code, number, entry in _distinct_rows(pairs):
-        definition = BY_CODE[code]
-        problem = attr_problem(definition, program.attrs[number])
+    pairs = program.entries["opcode"].astype(np.int64) << 32 | program.entries["attrs"].astype(np.int64)
+    for entry in np.sort(np.unique(pairs, return_index=True)[1]).tolist():
+        definition = BY_CODE[int(program.entries["opcode"][entry])]
+        problem = attr_problem(definition, program.attrs[int(program.entries["attrs"][entry])])
         if problem:
             raise _wrong(entry, definition, problem, "correct the attributes")
 
 
 def _wrong(entry: int, definition: OpDef, problem: str, action: str) -> UserError:
     return UserError(f"entry {entry} ({definition.name}): {problem}", where="validate", action=action)
-
-
-def _distinct_rows(table: np.ndarray) -> Iterator[tuple[int, ...]]:
-    """Each distinct row followed by the number of its first occurrence, in order of that number."""
-    if not len(table):
-        return
-    rows, first = np.unique(table, axis=0, return_index=True)
-    for i in np.argsort(first):
-        yield (*(int(v) for v in rows[i]), int(first[i]))
 
 
 def attr_problem(definition: OpDef, attrs: Mapping[str, Any]) -> str | None:
@@ -64,19 +55,17 @@ def attr_problem(definition: OpDef, attrs: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _is_int(value: Any, least: int | None) -> bool:
-    good = isinstance(value, int) and not isinstance(value, bool) and -(1 << 62) < value < 1 << 62
-    return good and (least is None or value >= least)
+def _is_int(value: Any, spec: AttrSpec) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and spec.least <= value <= spec.most
 
 
 def _misfit(spec: AttrSpec, value: Any) -> str | None:
     """What an attribute should have been, or None if it is."""
-    at_least = "" if spec.least is None else f" of at least {spec.least}"
     if spec.kind == "int":
-        return None if _is_int(value, spec.least) else f"a whole number{at_least}"
+        return None if _is_int(value, spec) else f"a whole number from {spec.least} to {spec.most}"
     if spec.kind == "float":
-        good = (isinstance(value, float) or _is_int(value, None)) or value in _NOT_NUMBERS
-        return None if good else "a number"
+        good = isinstance(value, float) or _is_int(value, spec) or value in _NOT_NUMBERS
+        return None if good else "a number (written with a point if it exceeds 32 bits)"
     if spec.kind == "bool":
         good = isinstance(value, bool) and (value or not spec.choices)
         return None if good else "true" if spec.choices else "true or false"
@@ -84,18 +73,18 @@ def _misfit(spec: AttrSpec, value: Any) -> str | None:
         return None if value in spec.choices else f"one of {', '.join(spec.choices)}"
     if not isinstance(value, (list, tuple)):
         return "a list"
-    return _misfit_list(spec, value, at_least)
+    return _misfit_list(spec, value)
 
 
-def _misfit_list(spec: AttrSpec, value: Any, at_least: str) -> str | None:
+def _misfit_list(spec: AttrSpec, value: Any) -> str | None:
     if spec.kind == "strs":
         return None if all(isinstance(v, str) for v in value) else "a list of names"
     if spec.kind == "pads":
         good = all(isinstance(p, (list, tuple)) and len(p) == 2 for p in value)
-        good = good and all(_is_int(v, spec.least) for p in value for v in p)
-        return None if good else f"a list of pairs of whole numbers{at_least}"
-    good = all(_is_int(v, spec.least) for v in value) and (not spec.length or len(value) == spec.length)
-    return None if good else f"a list of {spec.length or 'some'} whole numbers{at_least}"
+        good = good and all(_is_int(v, spec) for p in value for v in p)
+        return None if good else f"a list of pairs of whole numbers of at least {spec.least}"
+    good = all(_is_int(v, spec) for v in value) and (not spec.length or len(value) == spec.length)
+    return None if good else f"a list of {spec.length} whole numbers of at least {spec.least}"
 
 
 def check_shapes(program: Tables) -> None:

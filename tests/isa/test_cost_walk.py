@@ -116,8 +116,10 @@ def test_the_largest_grid_takes_no_time():
     """65535 x 65535 rows of 112 bytes, 6553503 and 100 apart: 4.3e9 runs."""
 
     def moved(count):
-        rows = [Operand(r, p, 6, "float16", (count, count, 56), (6553503, 100, 2)) for r, p in (("dst", "l1"), ("src",
-         "ddr"))]
+        rows = [
+            Operand(r, p, 6, "float16", (count, count, 56), (6553503, 100, 2))
+            for r, p in (("dst", "l1"), ("src", "ddr"))
+        ]
         return RULES["npu-v1"].instruction("load", rows).work
 
     assert moved(64) == sum(spanned(6 + i * 6553503 + j * 100, 112, 64) for i in range(64) for j in range(64)) * 64

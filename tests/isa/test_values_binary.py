@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 INF, NAN = math.inf, math.nan
 SHAPES = ((19,), (4, 5), (2, 3, 4))
 NUMPY = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+NARROW = {"float8_e4m3fn": ml_dtypes.float8_e4m3fn, "float8_e5m2": ml_dtypes.float8_e5m2}
 EDGES = ((0.0, 1.0), (INF, -INF), (INF, INF), (NAN, 1.0), (1.0, NAN), (-0.0, 0.0), (2.5, 0.0), (-7.0, 2.0), (7.0, -2.0),
          (-3.0, -1.5), (0.5, INF), (1.0, 3.0), (65504.0, 65504.0))  # fmt: skip
 
@@ -94,8 +95,8 @@ def pair(shape: tuple[int, ...], dtype: str, seed: int = 5) -> tuple[np.ndarray,
     size = int(np.prod(shape))
     rng = np.random.default_rng(seed)
     edges = np.array(EDGES)
-    x = np.concatenate([edges[:, 0], rng.normal(0, 4, size)])[:size].reshape(shape).astype(NUMPY[dtype])
-    y = np.concatenate([edges[:, 1], rng.normal(0, 4, size)])[:size].reshape(shape).astype(NUMPY[dtype])
+    x = np.concatenate([edges[:, 0], rng.normal(0, 4, size)])[:size].reshape(shape).astype({**NUMPY, **NARROW}[dtype])
+    y = np.concatenate([edges[:, 1], rng.normal(0, 4, size)])[:size].reshape(shape).astype({**NUMPY, **NARROW}[dtype])
     return x, y
 
 
@@ -106,13 +107,13 @@ def each(function, x, y) -> np.ndarray:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=len)
-@pytest.mark.parametrize("dtype", sorted(NUMPY))
+@pytest.mark.parametrize("dtype", sorted((*NUMPY, *NARROW)))
 @pytest.mark.parametrize("op", sorted(FLOAT))
 def test_floats(isa, op, dtype, shape):
     x, y = pair(shape, dtype)
     result = isa.run(op, {"src": (x, dtype), "src2": (y, dtype)}, dst=(shape, dtype)).astype(np.float32)
     with np.errstate(all="ignore"):
-        expected = each(FLOAT[op], x, y).astype(np.float32).astype(NUMPY[dtype]).astype(np.float32)
+        expected = each(FLOAT[op], x, y).astype(np.float32).astype(x.dtype).astype(np.float32)
     tolerance = 1e-6 if op == "mod" else 0
     np.testing.assert_allclose(result, expected, rtol=tolerance)
 

@@ -71,6 +71,16 @@ def test_pad(isa, op):
     assert low.tolist() == [-math.inf, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("dtype", "value", "expected"),
+    [("int8", 300, 127), ("uint8", -1.5, 0), ("int32", "inf", 2**31 - 1), ("int8", "nan", 0), ("int16", 2.9, 2),
+     ("bool", 0.5, True), ("int32", 2**24 + 1, 2**24 + 1)],
+)  # fmt: skip
+def test_padding_takes_the_value_as_the_dtype_has_it(isa, dtype, value, expected):
+    result = isa.run("load_pad", {"src": ([1], dtype)}, {"pad": [[0, 1]], "value": value}, ((2,), dtype))
+    assert result.tolist() == [1, expected]
+
+
 @pytest.mark.parametrize("op", FILLS)
 def test_fill(isa, op):
     for shape in SHAPES:
