@@ -85,6 +85,7 @@ MOST_SHARED = 64
 """Sets and waits of a shared flag that are remembered because not every queue knows of them."""
 
 MOST_FINDINGS = 16
+_PAGES_OF_MEAN = 8
 FOUND, FREE, NODES, STEPS, DEFERRED, HALTED, INTEGERS = range(7)
 """Places in `OrderState.integers`: findings, unused clocks, list nodes, entries done, whether shared waits may go, and
 whether the analysis cannot go on."""
@@ -231,13 +232,17 @@ def _several(queue: np.ndarray, flag: np.ndarray, flags: int) -> np.ndarray:
 
 
 def _pages(accesses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pages about as large as the usual operand of each memory, and which of them are written."""
+    """Pages about as large as the usual operand of each memory, and which of them are written.
+
+    Operands of wide strides make pages larger, so that they do not lie on too many.
+    """
     memories = int(accesses["memory"].max(initial=0)) + 1
     shift = np.full(memories, 12, np.int64)
     count = np.zeros(memories, np.int64)
     for memory in np.unique(accesses["memory"]):
         there = accesses[accesses["memory"] == memory]
-        usual = int(np.median(there["high"] - there["low"]))
+        spans = there["high"] - there["low"]
+        usual = max(int(np.median(spans)), int(spans.mean()) // _PAGES_OF_MEAN)
         shift[memory] = min(20, max(8, usual.bit_length()))
         count[memory] = (int(there["high"].max()) >> int(shift[memory])) + 1
     first = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)

@@ -377,7 +377,32 @@ def test_an_entry_of_no_duration_reads_before_it_writes(build):
         EXACT(run_values(program, timing, {"x": x}, read_early=early)["y"], np.maximum(x, 0))
 
 
-def test_illegal_entries_are_refused_first(build):
-    build.add("relu", [box("dst", "l1", 8, (16,)), box("src", "l1", 64, (16,))])
-    with pytest.raises(UserError, match=r"entry 0 \(relu\).*align"):
+@pytest.mark.parametrize(
+    ("op", "operands", "message"),
+    [
+        ("relu", [("dst", "l1", 8, (16,)), ("src", "l1", 64, (16,))], "align"),
+        ("relu", [("dst", "l1", 32768 - 32, (32,)), ("src", "l1", 64, (32,))], "32768"),
+        ("relu", [("dst", "ddr", 0, (16,)), ("src", "l1", 64, (16,))], "ddr"),
+        ("relu", [("dst", "l1", 64, (2, 32)), ("src", "l1", 128, (2, 32))], "overlap|share"),
+        ("load", [("dst", "l1", 0, (70000,), "int8"), ("src", "ddr", 64, (70000,), "int8")], "65535"),
+    ],
+)
+def test_illegal_entries_are_refused_before_the_run(build, op, operands, message):
+    build.add(op, [box(*o) for o in operands])
+    with pytest.raises(UserError, match=rf"entry 0 \({op}\).*({message})"):
         simulate(build.build(), values=False)
+
+
+def test_a_program_of_nothing(build):
+    result = simulate(build.build(), {})
+    assert (result.cycles, result.outputs, result.overlap) == (0, {}, 0)
+
+
+def test_a_program_of_host_steps_alone(build):
+    program = host_program(build, "Sin", (4, 8))
+    empty = np.zeros(0, program.entries.dtype)
+    program = replace(program, entries=empty, outputs=program.outputs[1:])
+    x = np.zeros((4, 8), np.float32)
+    result = simulate(program, {"x": x})
+    EXACT(result.outputs["h"], x)
+    assert result.cycles == 1000 + 256 / 16 + 32 / 4
