@@ -157,7 +157,7 @@ def fills(nest: Nest, context: Context) -> Iterator[Plan]:
     """Plans of a nest that stores a constant."""
     if not isinstance(nest.value, Const) or nest.predicate or nest.guards:
         return
-    for opcode in ("load_fill", "store_fill", "prefetch_fill", "fill"):
+    for opcode in ("load_fill", "store_fill", "fill"):
         dst = context.part(opcode, "dst", nest.store)
         if dst is None:
             continue

@@ -22,6 +22,7 @@ from dsa_compiler.emit.nest import Access, Axis
 from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.target import Target
 
+_NO_AXIS = "no axis is contiguous in every operand"
 SCRATCHPADS = frozenset({"l1", "l0a", "l0b", "l0c"})
 
 
@@ -94,7 +95,7 @@ class VectorEngine:
             except Unmatched as reason:
                 reasons.append(str(reason))
         if not found:
-            raise Unmatched(reasons[0])
+            raise Unmatched(next((r for r in reasons if not r.startswith(_NO_AXIS)), reasons[0]))
         return found
 
     def merged(
@@ -186,7 +187,7 @@ class VectorEngine:
         for stride, part in zip(group.strides, parts, strict=True):
             if stride == 1 or (stride == 0 and part.broadcast and not part.written):
                 continue
-            raise Unmatched(f"no axis is contiguous in every operand: {part.access.buffer.name} has stride {stride}")
+            raise Unmatched(f"{_NO_AXIS}: {part.access.buffer.name} has stride {stride}")
 
     def _check_rows(self, group: Group, parts: Sequence[Part]) -> None:
         for stride, part in zip(group.strides, parts, strict=True):

@@ -15,6 +15,7 @@ from tvm import tirx
 from tvm.tirx import AllocBuffer, For, IfThenElse, PrimFunc, SeqStmt, Stmt, Var
 
 from dsa_compiler.emit.intrinsics import decode_call, is_instruction
+from dsa_compiler.emit.nest import SCOPES
 from dsa_compiler.isa.dtypes import numpy_dtype
 from dsa_compiler.isa.table import OPCODES
 
@@ -103,7 +104,9 @@ class Machine:
             spec = definition.spec(operand.role)
             assert spec is not None, (opcode, operand.role)
             assert len(operand.extents) in spec.ranks, (opcode, operand.role, len(operand.extents))
-            shapes[operand.role] = _Shape(str(operand.buffer.dtype), views[operand.role].shape, views[operand.role].strides)
+            view, scope = views[operand.role], SCOPES[str(operand.buffer.scope())]
+            assert scope in spec.scopes, (opcode, operand.role, scope)
+            shapes[operand.role] = _Shape(scope, str(operand.buffer.dtype), view.shape, view.strides)
         assert {o.role for o in definition.operands if not o.optional} == set(views), opcode
         assert {a.name for a in definition.attrs if a.required} <= set(attrs), (opcode, attrs)
         complaint = definition.check(shapes, attrs) if definition.check else None
@@ -124,14 +127,14 @@ class Machine:
         extents = [self.value(e, env) for e in operand.extents]
         assert all(e > 0 for e in extents), (operand.role, extents)
         last = offset + sum((e - 1) * s for e, s in zip(extents, operand.strides, strict=True))
-        assert 0 <= offset and last < flat.size, f"{operand.buffer.name}: {offset}..{last} of {flat.size}"
+        assert offset >= 0 and last < flat.size, f"{operand.buffer.name}: {offset}..{last} of {flat.size}"
         strides = [s * flat.itemsize for s in operand.strides]
         return as_strided(flat[offset:], extents, strides)
 
 
 class _Shape:
-    def __init__(self, dtype: str, extents: tuple[int, ...], strides: tuple[int, ...]) -> None:
-        self.dtype, self.extents, self.strides, self.scope = dtype, extents, strides, ""
+    def __init__(self, scope: str, dtype: str, extents: tuple[int, ...], strides: tuple[int, ...]) -> None:
+        self.scope, self.dtype, self.extents, self.strides = scope, dtype, extents, strides
 
 
 def _resolve(value: Any, exprs: list[int]) -> Any:

@@ -28,7 +28,7 @@ def test_a_guard_on_an_axis_becomes_its_bound():
 @T.prim_func(s_tir=True)
 def both_sides(x: T.Buffer((20,), "float32"), y: T.Buffer((20,), "float32")):
     for i in range(20):
-        if i >= 3 and 2 * i < 25 and 17 > i:
+        if i >= 3 and 2 * i < 25 and i < 17:
             y[i] = x[i]
 
 
