@@ -11,6 +11,7 @@ from rich.table import Table
 Report = Mapping[str, Any]
 
 _LAYER_COLUMNS = ("layer", "kind", "cycles", "share", "bound by", "matrix", "vector", "ddr bytes", "cores", "tile")
+_WORDS = ("layer", "kind", "bound by", "tile")
 
 
 def print_report(report: Report, console: Console, layers: int = 0) -> None:
@@ -50,8 +51,7 @@ def layer_table(report: Report, count: int) -> Table:
         rows = sorted(rows, key=lambda row: -row["cycles"])[:count]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in _LAYER_COLUMNS:
-        table.add_column(name, justify="left" if name in ("layer", "kind", "bound by", "tile") else "right",
-                         overflow="ellipsis", no_wrap=True)  # fmt: skip
+        table.add_column(name, justify="left" if name in _WORDS else "right", no_wrap=True)
     for row in rows:
         table.add_row(*_layer_cells(row, report["cycles"]))
     return table
@@ -61,10 +61,14 @@ def _layer_cells(row: Report, total: float) -> list[str]:
     length = max(row["end"] - row["start"], 1e-9)
     moved = row["bytes"]["ddr_read"] + row["bytes"]["ddr_written"]
     return [
-        str(row["name"]), str(row["kind"]), f"{row['cycles']:,.0f}", _share(row["cycles"] / total if total else None),
+        _short(row["name"], 40), str(row["kind"]), f"{row['cycles']:,.0f}", _share(row["cycles"] / total if total else None),
         str(row["bound_by"]), _share(row["busy"]["matrix"] / length), _share(row["busy"]["vector"] / length),
-        f"{moved:,}", str(row["cores"]), str(row["tile"]),
+        f"{moved:,}", str(row["cores"]), _short(row["tile"], 60),
     ]  # fmt: skip
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _share(value: float | None) -> str:
