@@ -11,9 +11,7 @@ from dsa_compiler.lower.matrix_kernel import MatrixProblem, MatrixTiling, ceil_d
 from dsa_compiler.lower.pitch import scope_pitch
 from dsa_compiler.target import Target
 
-KEPT_TILES = 40
-KEPT_OF_WIDTH = 5
-KEPT_OF_SHAPE = 2
+KEPT_OF_SIZE = 2
 
 
 @dataclass(frozen=True)
@@ -89,6 +87,12 @@ def up(value: np.ndarray | int, unit: int) -> np.ndarray:
     return -(-np.asarray(value) // unit) * unit
 
 
+def burst_bytes(run: np.ndarray, step: np.ndarray, burst: int) -> np.ndarray:
+    """Average bytes charged for a run of `run` bytes whose start is a multiple of gcd(run, step)."""
+    align = np.gcd(np.gcd(run, step), burst)
+    return ((run - align) / burst + 1) * burst
+
+
 def pitch(extent: np.ndarray, dtype: str, target: Target, *scopes: str) -> np.ndarray:
     """Row pitches in elements where rows lie in each of `scopes`."""
     return up(extent, scope_pitch(1, dtype, target, *scopes))
@@ -113,7 +117,10 @@ def _with_cycles(rows, columns, n, kh, kw, c, p: MatrixProblem, target: Target) 
     k = kh * kw * np.minimum(c, p.channels)
     products = target.engine.matrix.startup + 3 * flag + -(-rows * columns // um) * -(-n // un) * -(-k // uk)
     run = kw * c * item
-    row = np.where(run % target.memory["l1"].alignment == 0, kh * run, kh * (up(run, 32) + 32))
+    if p.lines is not None:
+        row = kh * burst_bytes(run, run * 0 + p.stride[1] * p.channels * item, target.memory["l1"].alignment)
+    else:
+        row = np.where(run % target.memory["l1"].alignment == 0, kh * run, kh * (up(run, 32) + 32))
     a = rows * columns * np.maximum(pitch(k, p.dtype, target, "l1", "l0a") * item, row)
     b = k * pitch(n, p.dtype, target, "l1", "l0b") * item
     moves = 2 * (target.engine.move.startup + 2 * flag) + (a + b) / target.engine.move.port_bandwidth
@@ -142,11 +149,16 @@ def _pixel_tiles(p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> li
     """(rows, columns): rows of an img2col are tight, so several rows need columns that divide the width."""
     limit, um = target.limits.matrix_m, target.engine.matrix.unit[p.dtype][0]
     widths = {ceil_div(p.out_width, j) for j in range(1, 9)} | {int(up(ceil_div(p.out_width, j), um)) for j in range(1, 9)}
+    if p.lines is not None:
+        unit = target.memory["l1"].alignment
+        widths = {w for w in widths if w == p.out_width or w * p.stride[1] * p.channels * item_bytes(p.dtype) % unit == 0} | {unit // 8}
     tiles = set()
     for w in (w for w in widths if w <= min(p.out_width, limit)):
         most = min(p.out_height, max(1, min(limit, 512) // w)) if p.out_width % w == 0 else 1
         rows = {most, 1} | {r for r in range(1, most + 1) if r <= 8 or r % 8 == 0}
         rows |= {ceil_div(p.out_height, j) for j in range(1, 17)}
+        rows |= {ceil_div(p.out_height, target.cores * j) for j in (1, 2, 3, 4)}
+        rows |= {int(up(ceil_div(p.out_height, target.cores * j), um)) for j in (1, 2, 3, 4)}
         rows |= {int(up(ceil_div(p.out_height, j), um)) for j in range(1, 33)}
         if traffic.a_transposed:
             unit = target.row_elements(item_bytes(p.dtype))
@@ -169,6 +181,8 @@ def _k_chunks(p: MatrixProblem, target: Target) -> list[tuple[tuple[int, int], i
     limit = target.limits.matrix_k
     unit = target.row_elements(item_bytes(p.dtype))
     kh, kw = p.kernel
+    if p.lines is not None:
+        return [((h, kw), p.channels) for h in range(1, kh + 1) if kh % h == 0 and h * kw * p.channels <= limit]
     divisors = [c for c in range(unit, p.channels, unit) if p.channels % c == 0] + [p.channels]
     chunks = {((1, 1), min(unit * f, p.channels)) for f in (1, 2, 4, 8)}
     for taps in {(kh, kw), (1, kw), (1, 1)}:
@@ -179,18 +193,18 @@ def _k_chunks(p: MatrixProblem, target: Target) -> list[tuple[tuple[int, int], i
     return sorted((t, c) for t, c in chunks if t[0] * t[1] * c <= limit)
 
 
-def diverse(tiles: Tiles, p: MatrixProblem) -> Tiles:
-    """The fastest tiles of each width in n, a few of one shape, and the smallest two as a last resort."""
+def diverse(tiles: Tiles) -> Tiles:
+    """The fastest tiles of each size: by n and by the power of two of the pixels; the smallest two as a last resort.
+
+    Small tiles are slower on one core, but only they divide little work evenly over many.
+    """
     kept: list[int] = []
-    shapes: dict[tuple[int, int, int], int] = {}
-    widths: dict[int, int] = {}
-    for i, shape in enumerate(zip(tiles.rows.tolist(), tiles.columns.tolist(), tiles.n.tolist(), strict=True)):
-        if shapes.get(shape, 0) < KEPT_OF_SHAPE and widths.get(shape[2], 0) < KEPT_OF_WIDTH:
+    seen: dict[tuple[int, int], int] = {}
+    sizes = np.ceil(np.log2(np.maximum(tiles.rows * tiles.columns, 8))).astype(int)
+    for i, bucket in enumerate(zip(tiles.n.tolist(), sizes.tolist(), strict=True)):
+        if seen.get(bucket, 0) < KEPT_OF_SIZE:
             kept.append(i)
-            shapes[shape] = shapes.get(shape, 0) + 1
-            widths[shape[2]] = widths.get(shape[2], 0) + 1
-        if len(kept) == KEPT_TILES:
-            break
+            seen[bucket] = seen.get(bucket, 0) + 1
     size = tiles.rows * tiles.columns * tiles.n * tiles.c
     small = [int(i) for i in np.argsort(size, kind="stable")[:2] if int(i) not in kept]
     return tiles.take(np.array(kept + small, np.int64))
@@ -222,7 +236,7 @@ def _placements_of(i: int, tiles: Tiles, p: MatrixProblem, target: Target) -> li
                     result.append((*place, panel, 1, 0, 0, 2, 1 if panel == mine else 2))
                     result.append((*place, panel, 0, 0, 0, 2, 2))
                 result += [(*place, mine, 1, 0, 1, 2, 3), (*place, mine, 1, 0, 1, 1, 3)]
-                if in_rows * in_columns == 1:
+                if in_rows * in_columns == 1 and p.lines is None:
                     result += [(*place, mine, 1, 1, 1, 3, 3), (*place, 1, 1, 1, 0, 3, 2)]
     return result
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dsa_compiler.isa.dtypes import item_bytes
-from dsa_compiler.lower.matrix_candidates import Candidates, MatrixTraffic, pitch, up
+from dsa_compiler.lower.matrix_candidates import Candidates, MatrixTraffic, burst_bytes, pitch, up
 from dsa_compiler.lower.matrix_kernel import MatrixProblem
 from dsa_compiler.target import Target
 
@@ -39,12 +39,6 @@ class Shape:
     vector: Array
 
 
-def burst_bytes(run: Array, step: Array, burst: int) -> Array:
-    """Average bytes charged for a run of `run` bytes whose start is a multiple of gcd(run, step)."""
-    align = np.gcd(np.gcd(run, step), burst)
-    return ((run - align) / burst + 1) * burst
-
-
 def shape_of(x: Candidates, p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> Shape:
     """The counts and transfers of candidates."""
     t = x.tile
@@ -60,6 +54,10 @@ def shape_of(x: Candidates, p: MatrixProblem, traffic: MatrixTraffic, target: Ta
     if traffic.a_transposed:
         a_bytes = channels * pitch(x.piece_rows, p.dtype, target, "l1") * item
         a_charged = channels * burst_bytes(np.minimum(x.piece_rows, p.out_height) * item, x.piece_rows * item, burst)
+    elif p.lines is not None:
+        line = columns_in * p.channels * item
+        a_bytes = rows_in * up(line, target.memory["l1"].alignment)
+        a_charged = np.maximum(rows_in * burst_bytes(np.minimum(line, p.lines.extent * item), line * 0 + item, burst), a_bytes)
     else:
         a_bytes = rows_in * columns_in * width * item
         whole = (channels == p.channels) & (width == channels)

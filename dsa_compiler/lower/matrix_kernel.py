@@ -57,12 +57,29 @@ def _divide(value: Expr, divisor: int) -> tuple[Expr, Expr]:
 
 
 @dataclass(frozen=True)
+class Lines:
+    """An image read by lines: see `lower.lines`.
+
+    `planes` lines of `extent` elements each make an image row; a phase starts `step` elements behind the one before,
+    the first `offset` elements before the line. The result has `out_width` columns, every `phases`-th of one phase.
+    """
+
+    planes: int
+    extent: int
+    step: int
+    offset: int
+    phases: int
+    out_width: int
+
+
+@dataclass(frozen=True)
 class MatrixProblem:
     """Shapes of `batches` problems, each a convolution of `images` x `height` x `width` x `channels`.
 
     `pad` is (top, left): rows and columns of zeros before the input; those behind follow from the output size.
     `source_channels`, if not 0, are the channels that exist; those up to `channels` are zeros, which make a pixel
-    a multiple of 8 bytes for the img2col move.
+    a multiple of 8 bytes for the img2col move. With `lines`, a pixel is a group of elements of a line, and batches
+    are phases that share their weights.
     """
 
     batches: int
@@ -80,6 +97,7 @@ class MatrixProblem:
     dtype: str = "float16"
     accumulator: str = "float32"
     source_channels: int = 0
+    lines: Lines | None = None
 
     @property
     def macs(self) -> int:
@@ -296,6 +314,9 @@ class MatrixKernel:
         if self.o.a_transposed:
             depth = t.c if t.stream_a else p.channels
             return buffer("a1", (depth, self.pitch(t.piece_rows, p.dtype)), p.dtype, "l1")
+        if p.lines is not None:
+            groups = self.pitch(p.columns_in(t.piece_columns) * p.channels, p.dtype) // p.channels
+            return buffer("a1", (p.rows_in(t.piece_rows), groups, p.channels), p.dtype, "l1")
         shape = (p.rows_in(t.piece_rows), p.columns_in(t.piece_columns), self.pitch(t.c if t.stream_a else p.channels, p.dtype))
         return buffer("a1", shape, p.dtype, "l1")
 
@@ -357,6 +378,8 @@ class MatrixKernel:
                     store(a1, [c, y], self.o.a[tuple(self.o.a_index(b, image, y0 + y, integer(0), base + c))]),
                 ),
             )
+        if p.lines is not None:
+            return self._load_lines(p.lines, a1, b, image, y0, x0, rows)
         top = y0 * p.stride[0] - p.pad[0]
         left = x0 * p.stride[1] - p.pad[1]
         piece = p.rows_in(t.piece_rows)
@@ -383,12 +406,40 @@ class MatrixKernel:
 
         return nest([("y", count), ("x", columns), ("c", channels)], element)
 
+    def _load_lines(
+        self, lines: Lines, a1: Buffer, b: Expr, image: Expr, y0: Expr, x0: Expr, rows: tuple[Expr, int] | None
+    ) -> Stmt:
+        """Load the lines of a piece, or of `rows` of it: whole rows of the image, all planes of each."""
+        p, t, planes = self.p, self.t, lines.planes
+        piece = p.rows_in(t.piece_rows) // planes
+        first, count = (integer(0), piece) if rows is None else (tirx.floordiv(rows[0], integer(planes)), rows[1] // planes)
+        if rows is not None and planes == 1:
+            first = rows[0]
+        top = y0 * (p.stride[0] // planes) - p.pad[0] // planes
+        left = x0 * (p.stride[1] * p.channels) + (b * lines.step - lines.offset)
+        partial = rows is not None and t.piece_rows % t.rows != 0
+
+        def element(r: Expr, plane: Expr, x: Expr) -> Stmt:
+            y = first + r
+            yy, xx = top + y, left + x
+            inside = tirx.all(yy >= 0, yy < p.height // planes, xx >= 0, xx < lines.extent)
+            value = tirx.if_then_else(inside, self.o.a[tuple(self.o.a_index(b, image, yy, xx, plane))], constant(0, p.dtype))
+            guards = [y < integer(piece)] if partial else []
+            # the groups of a line are contiguous: `x` runs on through them
+            return when(guards, store(a1, [y * planes + plane, integer(0), x], value))
+
+        return nest([("y", count), ("plane", planes), ("x", int(a1.shape[1]) * p.channels)], element)
+
+    def _shared(self, b: Expr) -> Expr:
+        """The batch whose weights and bias serve batch `b`."""
+        return b if self.p.lines is None else integer(0)
+
     def _load_chunk(self, held: dict[str, Buffer], b: Expr, number: Expr, ni: Expr) -> Stmt | None:
         """Loads of what the epilogue needs of one chunk of the panel: bias, channel vectors."""
         t, o = self.t, self.o
         stmts: list[Stmt] = []
         if o.bias is not None:
-            stmts.append(nest([("n", t.n)], lambda n: store(held["bias1"], [ni, n], o.bias[b, number, n])))
+            stmts.append(nest([("n", t.n)], lambda n: store(held["bias1"], [ni, n], o.bias[self._shared(b), number, n])))
         for i, extra in enumerate(o.extras):
             if f"extra{i}" in held:
                 stmts.append(self._load_vector(held[f"extra{i}"], extra, b, number, ni))
@@ -410,7 +461,7 @@ class MatrixKernel:
         p, t, o = self.p, self.t, self.o
         if o.b_index is None:
             axes = [("k", self.k_chunk), ("n", self.n_pitch)]
-            return nest(axes, lambda k, n: store(b1, [ni, kc, k, n], o.b[b, number, kc, k, n]))
+            return nest(axes, lambda k, n: store(b1, [ni, kc, k, n], o.b[self._shared(b), number, kc, k, n]))
         index = o.b_index
 
         def element(k: Expr, n: Expr) -> Stmt:
@@ -536,7 +587,7 @@ class MatrixKernel:
             return loads, held["b1"], lambda k, n: [ni, n, cc * t.c + k] if o.b_transposed else [ni, cc * t.c + k, n]
         if o.b_index is None:
             b1 = buffer("b1", (self.k_chunk, self.n_pitch), self.p.dtype, "l1")
-            load = nest([("k", self.k_chunk), ("n", self.n_pitch)], lambda k, n: store(b1, [k, n], o.b[b, number, kc, k, n]))
+            load = nest([("k", self.k_chunk), ("n", self.n_pitch)], lambda k, n: store(b1, [k, n], o.b[self._shared(b), number, kc, k, n]))
             return [allocate(b1, t.ring_b), load], b1, lambda k, n: [k, n]
         return self._stream_b(b, number, cc)
 
@@ -605,6 +656,7 @@ class MatrixKernel:
         point = lambda r, w, n: Point(b, image, y0 + ty + r, x0 + tx + w, number * t.n + n)  # noqa: E731
         guards = lambda r, w, n: [  # noqa: E731
             *self._inside(y0, x0, ty, tx, r, w),
+            *self._in_phase(b, x0 + tx + w),
             below(number * t.n + n, p.out_channels, self.chunks * t.n - 1),
         ]
         if o.epilogue is None and dtype == p.accumulator:
@@ -628,6 +680,13 @@ class MatrixKernel:
 
         back = nest(axes, lambda r, w, n: when(guards(r, w, n), store(o.out, o.out_index(point(r, w, n)), out1[r, w, n])))
         return sequence(*stmts, allocate(out1, t.ring_out), nest(axes, compute), back)
+
+    def _in_phase(self, b: Expr, x: Expr) -> list[Expr]:
+        """The guard of output columns that the phases do not share evenly."""
+        lines = self.p.lines
+        if lines is None or lines.out_width % lines.phases == 0:
+            return []
+        return [x * lines.phases + b < integer(lines.out_width)]
 
     def _load_extra(
         self, number: int, extra: Extra, point: Callable[..., Point], guards: Callable[..., list[Expr]]

@@ -22,6 +22,7 @@ from dsa_compiler.lower.binding import (
     varying,
 )
 from dsa_compiler.lower.chain import chain_after
+from dsa_compiler.lower.lines import LineConvolution, line_convolution, takes_lines
 from dsa_compiler.lower.matrix_kernel import (
     Extra,
     MatrixKernel,
@@ -148,7 +149,8 @@ def _bias(layer: Layer, graph: LayerGraph, form: _Form) -> tuple[np.ndarray | No
     if tensor.value is None or not varying(view) <= {last} or form.problem.batches > 1 and form.weights is None:
         return None, layer.master
     row = materialize(replace(view, shape=(view.shape[-1],), strides=view.strides[-1:]), tensor).astype(np.float32)
-    return row.reshape(form.problem.batches if layer.kind == "conv2d" else 1, -1), following
+    groups = form.problem.batches if layer.kind == "conv2d" and form.problem.lines is None else 1
+    return row.reshape(groups, -1), following
 
 
 # ---- convolutions --------------------------------------------------------------------------------------------
@@ -162,6 +164,8 @@ def _conv_form(layer: Layer, graph: LayerGraph, target: Target) -> _Form:
     top, left, bottom, right = call.attrs["padding"]
     per_group, out_group = channels // groups, outputs // groups
     values = materialize(kernel, graph.tensors[kernel.tensor])
+    if takes_lines(layer, data, graph.tensors[data.tensor], target):
+        return _line_form(line_convolution(layer, graph, data, values))
     weights = values.reshape(kh, kw, per_group, groups, out_group).transpose(3, 0, 1, 2, 4)
     problem = MatrixProblem(
         groups, images, height, width, per_group, out_height, out_width, out_group, (kh, kw),
@@ -188,6 +192,19 @@ def _conv_form(layer: Layer, graph: LayerGraph, target: Target) -> _Form:
 
     axes = (("image",), ("y",), ("x",), ("b", "n") if groups > 1 else ("n",))
     return _Form(problem, data, a_at, out_at, axes, weights)
+
+
+def _line_form(c: LineConvolution) -> _Form:
+    """A convolution over lines: the batch is the phase, an operand of the epilogue moves with it along x."""
+    phases, one_plane = c.problem.batches, c.view.shape[2] == 1
+
+    def out_at(p: Point) -> list[Expr]:
+        return [p.image, p.y, p.x * phases + p.b if phases > 1 else p.x, p.n]
+
+    return _Form(
+        c.problem, c.view, lambda _b, image, y, x, plane: [image, y, integer(0) if one_plane else plane, x], out_at,
+        (("image",), ("y",), ("b", "x"), ("n",)), c.weights,
+    )  # fmt: skip
 
 
 def join_rows(view: View) -> View | None:
