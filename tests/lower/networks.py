@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dsa_compiler.errors import Infeasible
 from dsa_compiler.graph.evaluate import evaluate
 from dsa_compiler.graph.layers import Arg, Layer, LayerGraph, OpCall, Tensor
 from dsa_compiler.graph.views import View, flattened, identity
@@ -133,9 +134,15 @@ def parameters(kernel: LoweredKernel, network: Network, target: Target) -> list[
     return result
 
 
-def check_layer(network: Network, made: Layer, target: Target, **options: Any) -> Run:
-    """Lower a layer and compare every way to run it with NumPy."""
-    return check_kernel(network, made, lower_layer(made, network.graph(made), target, rank=options.pop("rank", 0)), target, **options)
+def check_layer(network: Network, made: Layer, target: Target, *, rank: int = 0, retries: int = 0, **options: Any) -> Run:
+    """Lower a layer and compare every way to run it with NumPy; up to `retries` further ranks where one is infeasible."""
+    graph = network.graph(made)
+    for attempt in range(rank, rank + retries):
+        try:
+            return check_kernel(network, made, lower_layer(made, graph, target, rank=attempt), target, **options)
+        except Infeasible:
+            continue
+    return check_kernel(network, made, lower_layer(made, graph, target, rank=rank + retries), target, **options)
 
 
 def check_kernel(network: Network, made: Layer, kernel: LoweredKernel, target: Target, **options: Any) -> Run:
