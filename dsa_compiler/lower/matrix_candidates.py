@@ -12,6 +12,7 @@ from dsa_compiler.lower.pitch import scope_pitch
 from dsa_compiler.target import Target
 
 KEPT_OF_SIZE = 2
+KEPT_FASTEST = 12
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def diverse(tiles: Tiles) -> Tiles:
     seen: dict[tuple[int, int], int] = {}
     sizes = np.ceil(np.log2(np.maximum(tiles.rows * tiles.columns, 8))).astype(int)
     for i, bucket in enumerate(zip(tiles.n.tolist(), sizes.tolist(), strict=True)):
-        if seen.get(bucket, 0) < KEPT_OF_SIZE:
+        if i < KEPT_FASTEST or seen.get(bucket, 0) < KEPT_OF_SIZE:
             kept.append(i)
             seen[bucket] = seen.get(bucket, 0) + 1
     size = tiles.rows * tiles.columns * tiles.n * tiles.c

@@ -140,7 +140,20 @@ def estimate(x: Candidates, s: Shape, p: MatrixProblem, traffic: MatrixTraffic, 
     fill = ddr.latency + np.maximum(first, s.a_charged / engine.load.port_bandwidth)
     drain = s.vector + s.out_charged * np.maximum(s.used / ddr.bandwidth, 1 / engine.store.port_bandwidth) + ddr.latency
     busiest = np.maximum.reduce([matrix, move, tiles * s.vector, load, store, memory / ddr.bandwidth * 1.02])
-    return busiest + fill + drain
+    return np.maximum(busiest, _latency(x, s, a_loads * s.batches_core, tiles, p, target)) + fill + drain
+
+
+def _latency(x: Candidates, s: Shape, a_loads: Array, tiles: Array, p: MatrixProblem, target: Target) -> Array:
+    """Cycles that the rings cannot hide: a slot is filled, used and freed before it can be filled again."""
+    engine, latency = target.engine, target.memory["ddr"].latency
+    work = s.k_chunks * np.maximum(x.tile.products, x.tile.moves)
+    out = s.vector + s.out_charged / engine.store.port_bandwidth + engine.store.startup + latency
+    piece = latency + engine.load.startup + s.a_charged / engine.load.port_bandwidth
+    used = np.where(x.stream_a, work, work * s.tiles_piece)
+    in_pieces = a_loads * (piece + used) / x.ring_a
+    chunk = latency + engine.load.startup + s.b_charged / s.k_chunks / engine.load.port_bandwidth
+    streamed = np.where(x.stream_b, tiles * s.k_chunks * (chunk + work / s.k_chunks) / x.ring_b, 0.0)
+    return np.maximum.reduce([tiles * out / 2, in_pieces, streamed])
 
 
 def _real_tiles(x: Candidates, p: MatrixProblem) -> Array:

@@ -48,7 +48,7 @@ def rank_matrix_tilings(
     tiles = l0_tiles(problem, traffic, target)
     if not len(tiles.rows):
         return []
-    tiles = diverse(tiles, problem)
+    tiles = diverse(tiles)
     x = placements(tiles, problem, traffic, target)
     least = inner_cycles(x.tile, problem) * problem.images * problem.batches / target.cores
     s = shape_of(x, problem, traffic, target)
