@@ -63,6 +63,9 @@ class Network:
         """The tensor that the layer writes."""
         return self._add(Tensor(name, tuple(shape), dtype, role, dense=dense))  # type: ignore[arg-type]
 
+    def graph_of(self, *layers: Layer) -> LayerGraph:
+        return LayerGraph(self.tensors, layers, tuple(self.values), tuple(made.output.tensor for made in layers))
+
     def graph(self, layer: Layer) -> LayerGraph:
         return LayerGraph(self.tensors, (layer,), tuple(self.values), (layer.output.tensor,))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from dsa_compiler.errors import Infeasible
@@ -267,6 +267,7 @@ def test_simplified_views_walk_the_same_elements(shape: Sequence[int], data: st.
 @st.composite
 def elementwise_cases(draw: st.DrawFn) -> tuple[list[int], list[list[int]], str]:
     shape = draw(st.lists(st.sampled_from([1, 2, 3, 7, 16, 29]), min_size=1, max_size=4))
+    assume(math.prod(shape) <= 10_000)
     smaller = [[n if draw(st.booleans()) else 1 for n in shape] for _ in range(2)]
     return shape, smaller, draw(st.sampled_from(["float16", "float32"]))
 
@@ -285,6 +286,7 @@ def test_any_broadcast(case: tuple[list[int], list[list[int]], str], target: str
 @st.composite
 def copy_cases(draw: st.DrawFn) -> tuple[list[int], list[int], list[int], list[int]]:
     shape = draw(st.lists(st.sampled_from([1, 2, 5, 16, 33]), min_size=2, max_size=4))
+    assume(math.prod(shape) <= 10_000)
     axes = draw(st.permutations(range(len(shape))))
     before, behind = ([draw(st.sampled_from([0, 0, 1, 3])) for _ in shape] for _ in range(2))
     return shape, list(axes), before, behind
