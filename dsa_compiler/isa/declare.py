@@ -14,7 +14,7 @@ NUMERIC = tuple(d for d in DTYPES if d != "bool")
 
 VALUE = AttrSpec("value", "float")
 PAD = AttrSpec("pad", "pads", least=0)
-TRANSPOSE = AttrSpec("transpose", "bool", choices=("true",))
+TRANSPOSE = AttrSpec("transpose", "bool", always=True)
 WINDOW = (
     AttrSpec("kernel", "ints", length=2, least=1),
     AttrSpec("stride", "ints", length=2, least=1),

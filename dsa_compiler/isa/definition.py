@@ -60,8 +60,8 @@ class AttrSpec:
 
     A float may be written as a whole number (with whole-number sources the arithmetic is then int32) or as
     "inf", "-inf", "nan". `length` is the length of the list (0: any), `least` and `most` bound an int, a whole float
-    and the members of ints and pads, `choices` are the texts allowed (of a bool: that it must be
-    true, as listings rely on it).
+    and the members of ints and pads, `choices` are the texts allowed;
+    `always` marks a bool that is true wherever it stands, since listings rely on it.
     """
 
     name: str
@@ -71,6 +71,7 @@ class AttrSpec:
     least: int = -(1 << 31)
     most: int = (1 << 31) - 1
     choices: tuple[str, ...] = ()
+    always: bool = False
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def _family(suffix: str, code: int, doc: str, dtypes: tuple[str, ...], attrs: tu
     )  # fmt: skip
 
 
-_SPARSE_MARK = (AttrSpec("sparse", "bool", choices=("true",)),)
+_SPARSE_MARK = (AttrSpec("sparse", "bool", always=True),)
 _ZERO_POINTS = (AttrSpec("zero_a", "int"), AttrSpec("zero_b", "int"))
 
 MATRIX = (

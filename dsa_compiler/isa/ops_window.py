@@ -19,7 +19,7 @@ from dsa_compiler.isa.shapes import window_grid, windowed
 _Tap = tuple[tuple[int, int], tuple[slice, slice], tuple[slice, slice]]
 _RANK3 = (3,)
 _TAPS = AttrSpec("taps", "int", least=1)
-_MACS = AttrSpec("macs", "bool", choices=("true",))
+_MACS = AttrSpec("macs", "bool", always=True)
 _ZERO_POINTS = (AttrSpec("zero_a", "int", required=False), AttrSpec("zero_b", "int", required=False))
 
 

@@ -67,8 +67,8 @@ def _misfit(spec: AttrSpec, value: Any) -> str | None:
         good = isinstance(value, float) or _is_int(value, spec) or value in _NOT_NUMBERS
         return None if good else "a number (written with a point if it exceeds 32 bits)"
     if spec.kind == "bool":
-        good = isinstance(value, bool) and (value or not spec.choices)
-        return None if good else "true" if spec.choices else "true or false"
+        good = isinstance(value, bool) and (value or not spec.always)
+        return None if good else "true" if spec.always else "true or false"
     if spec.kind == "str":
         return None if value in spec.choices else f"one of {', '.join(spec.choices)}"
     if not isinstance(value, (list, tuple)):
