@@ -1,0 +1,1 @@
+"""What CI runs: the regression over models, hand-written programs, generated documents."""

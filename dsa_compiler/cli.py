@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import dsa_compiler as dsac
-from dsa_compiler.options import EMISSION_PASSES, GRAPH_SCHEDULES, PRECISIONS, CompileOptions
+from dsa_compiler.options import EMISSION_PASSES, GRAPH_SCHEDULES, PRECISIONS, CompileOptions, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,26 +48,33 @@ def main() -> None:
     """Compile ONNX models for scratchpad NPUs, run them on the simulator, and look into both."""
 
 
-class _Pairs(click.ParamType):
-    """NAME=VALUE, the value by `convert_value`."""
+def _pairs(what: str, convert: Callable[[str], Any]) -> Callable[..., tuple[tuple[str, Any], ...]]:
+    """A callback that reads NAME=VALUE texts; `what` says what a value is."""
 
-    def __init__(self, name: str, convert_value: Callable[[str], Any]) -> None:
-        self.name, self._convert = name, convert_value
+    def read(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
+        return tuple(_pair(value, what, convert, ctx, param) for value in values)
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        name, equals, text = str(value).rpartition("=")
-        if not equals or not name:
-            self.fail(f"{value!r} is not NAME=VALUE", param, ctx)
-        try:
-            return name, self._convert(text)
-        except ValueError:
-            self.fail(f"{text!r} is not {self.name}", param, ctx)
+    return read
 
 
-_SHAPE = _Pairs("a list of extents such as 1,3,224,224", lambda t: tuple(int(n) for n in t.split(",")))
-_FILE = _Pairs("a file", Path)
+def _pair(
+    value: str, what: str, convert: Callable[[str], Any], ctx: click.Context, param: click.Parameter
+) -> tuple[str, Any]:
+    name, equals, text = value.rpartition("=")
+    if not equals or not name:
+        raise click.BadParameter(f"{value!r} is not NAME=VALUE", ctx, param)
+    try:
+        return name, convert(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not {what}", ctx, param) from error
+
+
+_SHAPES = _pairs("a list of extents such as 1,3,224,224", lambda text: tuple(int(n) for n in text.split(",")))
+_FILES = _pairs("a file", Path)
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_inputs_option = click.option("--input", "inputs", callback=_FILES, multiple=True, metavar="NAME=FILE.npy",
+                              help="An input; repeat for several.")  # fmt: skip
 
 
 def _compile_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,7 +83,7 @@ def _compile_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--target", default="npu-v1", show_default=True, help="A packaged part, or a TOML file."),
         click.option("--precision", type=click.Choice(PRECISIONS), help="By default as the model is."),
         click.option("--batch", type=click.IntRange(1), help="Binds symbolic leading dimensions."),
-        click.option("--shape", "shapes", type=_SHAPE, multiple=True, metavar="NAME=1,3,224,224",
+        click.option("--shape", "shapes", callback=_SHAPES, multiple=True, metavar="NAME=1,3,224,224",
                      help="Shape of an input; repeat for several."),
         click.option("--graph-schedule", type=click.Choice(GRAPH_SCHEDULES), default="none", show_default=True),
         click.option("--disable-pass", "disabled", type=click.Choice(EMISSION_PASSES), multiple=True,
@@ -89,9 +96,13 @@ def _compile_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _options(
-    precision: str | None, batch: int | None, shapes: tuple[tuple[str, tuple[int, ...]], ...], graph_schedule: str,
-    disabled: tuple[str, ...], dump_ir: Path | None,
-) -> CompileOptions:  # fmt: skip
+    precision: Precision | None,
+    batch: int | None,
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    graph_schedule: str,
+    disabled: tuple[str, ...],
+    dump_ir: Path | None,
+) -> CompileOptions:
     return CompileOptions(precision, batch, dict(shapes), graph_schedule, frozenset(disabled), dump_ir)
 
 
@@ -162,7 +173,7 @@ def _show_report(report: Mapping[str, Any], as_json: bool, layers: int) -> None:
 
 @main.command("run")
 @click.argument("program", type=click.Path(path_type=Path))
-@click.option("--input", "inputs", type=_FILE, multiple=True, metavar="NAME=FILE.npy", help="An input; repeat.")
+@_inputs_option
 @click.option("--random", "seed", type=int, help="Fill the inputs that are not given from this seed.")
 @click.option("--output", "outputs", type=click.Path(file_okay=False, path_type=Path),
               help="Folder for the outputs, one .npy file each.")  # fmt: skip
@@ -264,7 +275,7 @@ def _cannot_write(path: Path, error: OSError) -> dsac.UserError:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--levels", is_flag=True, help="Compare every level, not the program alone.")
 @click.option("--tolerance", type=click.FloatRange(0), help="Greatest error relative to the largest value.")
-@click.option("--input", "inputs", type=_FILE, multiple=True, metavar="NAME=FILE.npy", help="An input; repeat.")
+@_inputs_option
 @click.option("--seed", default=1, show_default=True, help="Fills the inputs that are not given.")
 @_json_option
 @_compile_options
@@ -312,23 +323,17 @@ def _show_levels(rows: list[dict[str, Any]]) -> None:
 @_json_option
 def disasm_command(program: Path, output: Path | None, as_json: bool) -> None:
     """Print the instructions of PROGRAM, a .npu file, as assembler text, or as a listing with --json."""
+    from dsa_compiler.program.assembler import assembly_lines
+    from dsa_compiler.program.listing import listing_lines
+
     loaded = dsac.load(program).program
-
-    def write(stream: TextIO) -> None:
-        from dsa_compiler.program.assembler import assembly_lines
-        from dsa_compiler.program.listing import write_listing
-
-        if as_json:
-            write_listing(loaded, stream)
-        else:
-            stream.writelines(f"{line}\n" for line in assembly_lines(loaded))
-
+    lines = listing_lines(loaded) if as_json else (f"{line}\n" for line in assembly_lines(loaded))
     if output is None:
-        write(click.get_text_stream("stdout"))
+        sys.stdout.writelines(lines)
         return
     try:
         with output.open("w", encoding="utf-8") as stream:
-            write(stream)
+            stream.writelines(lines)
     except OSError as error:
         raise _cannot_write(output, error) from error
 

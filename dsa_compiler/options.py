@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from dsa_compiler.errors import UserError
+
+Precision = Literal["float32", "float16"]
 
 PRECISIONS = ("float32", "float16")
 GRAPH_SCHEDULES = ("none",)
@@ -23,7 +26,7 @@ class CompileOptions:
     a folder for the IR of every stage, numbered.
     """
 
-    precision: str | None = None
+    precision: Precision | None = None
     batch: int | None = None
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
     graph_schedule: str = "none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,12 @@ from onnx import ModelProto
 
 from dsa_compiler.errors import UserError
 from dsa_compiler.isa.dtypes import DTYPE_CODE
+from dsa_compiler.options import Precision
 from dsa_compiler.program.tables import Binding, Program
+from dsa_compiler.runtime.executable import Executable
+
+if TYPE_CHECKING:
+    from dsa_compiler.graph import LayerGraph
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
@@ -136,32 +141,39 @@ def difference(name: str, got: Array, want: Array) -> Difference:
     )
 
 
+def compiled_from(executable: Executable) -> tuple[ModelProto, LayerGraph]:
+    """The model and the layers that an executable was compiled from; raises `UserError` for one from a file."""
+    if executable.model is None or executable.graph is None:
+        raise UserError("the program does not hold its model", where="verify", action="give the ONNX model")
+    return executable.model, executable.graph
+
+
 def run_levels(
-    executable: Any, inputs: Arrays, precision: str | None, every: bool
+    executable: Executable, inputs: Arrays, precision: Precision | None, every: bool
 ) -> Iterator[tuple[str, Callable[[], dict[str, Array]]]]:
     """(level, how to run it) of a model compiled in this process, from the model down to the program."""
+    model, graph = compiled_from(executable)
     if every:
         from dsa_compiler.frontend import import_model
         from dsa_compiler.graph import evaluate, optimize, run_relax
 
-        model = executable.model
         yield "1 Relax as imported", lambda: run_relax(import_model(model), inputs)
         yield "1 Relax, optimised", lambda: run_relax(optimize(import_model(model), precision), inputs)
-        yield "2 layers", lambda: evaluate(executable.graph, inputs)
+        yield "2 layers", lambda: evaluate(graph, inputs)
     yield "5 program", lambda: executable.run(inputs)
 
 
 def verify(
-    executable: Any,
+    executable: Executable,
     inputs: Arrays,
-    precision: str | None = None,
+    precision: Precision | None = None,
     *,
     every: bool = False,
     progress: Callable[[str], None] = lambda step: None,
 ) -> list[LevelResult]:
     """The differences of an executable compiled in this process from the reference, at `every` level or the last."""
     progress(f"0 model, by {reference_name()}")
-    want = reference_outputs(executable.model, inputs)
+    want = reference_outputs(compiled_from(executable)[0], inputs)
     results = []
     for level, run in run_levels(executable, inputs, precision, every):
         progress(level)

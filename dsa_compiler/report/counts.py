@@ -71,7 +71,8 @@ def entry_operations(program: Program) -> Counts:
     result = np.where(row >= 0, _elements(program, np.maximum(row, 0)), 0) * factors[opcode]
     taps = _attribute(program, "taps")
     windows = _with_tag(program, "window")
-    return np.where(windows, result * np.maximum(taps, 1), result)
+    counts: Counts = np.where(windows, result * np.maximum(taps, 1), result)
+    return counts
 
 
 def _operations(definition: OpDef) -> int:
@@ -97,7 +98,8 @@ def _with_tag(program: Program, tag: str) -> npt.NDArray[np.bool_]:
 def _attribute(program: Program, name: str) -> Counts:
     """A whole-number attribute by entry, 0 where it is absent."""
     values = np.array([_whole(attrs.get(name)) for attrs in program.attrs] or [0], np.int64)
-    return values[program.entries["attrs"]]
+    counts: Counts = values[program.entries["attrs"]]
+    return counts
 
 
 def _whole(value: object) -> int:

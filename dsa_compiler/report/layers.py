@@ -38,12 +38,12 @@ class LayerSums:
         self.cores = self._cores()
 
     def _sum(self, values: npt.NDArray[Any]) -> Floats:
-        return np.bincount(self._kernel, weights=values[self._mine], minlength=self.count)
+        return np.bincount(self._kernel, values[self._mine], self.count).astype(np.float64)
 
     def _by_engine(self, values: Floats) -> Floats:
         """Sums by (kernel, engine)."""
         cell = self._kernel * len(ENGINES) + self.program.entries["engine"][self._mine]
-        total = np.bincount(cell, weights=values[self._mine], minlength=self.count * len(ENGINES))
+        total = np.bincount(cell, values[self._mine], self.count * len(ENGINES)).astype(np.float64)
         return total.reshape(self.count, len(ENGINES))
 
     def _busiest(self, values: Floats) -> Floats:
@@ -51,8 +51,9 @@ class LayerSums:
         entries, places = self.program.entries[self._mine], self.target.cores
         place = entries["cluster"].astype(np.int64) * self.target.cores_per_cluster + np.maximum(entries["core"], 0)
         cell = (self._kernel * np.int64(places) + place) * len(ENGINES) + entries["engine"]
-        total = np.bincount(cell, weights=values[self._mine], minlength=self.count * places * len(ENGINES))
-        return total.reshape(self.count, places, len(ENGINES)).max(axis=1, initial=0.0)
+        total = np.bincount(cell, values[self._mine], self.count * places * len(ENGINES)).astype(np.float64)
+        most: Floats = total.reshape(self.count, places, len(ENGINES)).max(axis=1, initial=0.0)
+        return most
 
     def _span(self, timing: Timing) -> tuple[Floats, Floats]:
         start, end = np.full(self.count, np.inf), np.zeros(self.count)

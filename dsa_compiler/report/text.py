@@ -61,7 +61,8 @@ def _layer_cells(row: Report, total: float) -> list[str]:
     length = max(row["end"] - row["start"], 1e-9)
     moved = row["bytes"]["ddr_read"] + row["bytes"]["ddr_written"]
     return [
-        _short(row["name"], 40), str(row["kind"]), f"{row['cycles']:,.0f}", _share(row["cycles"] / total if total else None),
+        _short(row["name"], 40), str(row["kind"]),
+        f"{row['cycles']:,.0f}", _share(row["cycles"] / total if total else None),
         str(row["bound_by"]), _share(row["busy"]["matrix"] / length), _share(row["busy"]["vector"] / length),
         f"{moved:,}", str(row["cores"]), _short(row["tile"], 60),
     ]  # fmt: skip
