@@ -94,7 +94,14 @@ class Core:
                 to, of = self.rows(kind, index, half)
             room = self.pairs.room(index) if kind == "pair" else []
             go = [STORES_GO] if (kind, index) == ("pair", PAIRS_FIRST) else []
-            self.text.on(self.core, "load", "load_multicast", to, of, wait=room, set=[self.pairs.full, *go], group=group)
+            self.text.on(
+                self.core, "load", "load_multicast", to, of, wait=room, set=[self.full(number), *go], group=group
+            )
+
+    @staticmethod
+    def full(number: int) -> str:
+        """The flag of a load; four in turn, as more than 15 loads may be ahead of their use."""
+        return f"core:load>move:{number % 4}"
 
     def rows(self, kind: str, index: int, half: int) -> tuple[str, str]:
         """Destination and source of half the channels of a row, or of a pair of rows (the last pair has but one)."""
@@ -102,15 +109,17 @@ class Core:
         place, far = row_at(first) + PIXEL, X_AT + (self.image * SIZE + first) * SIZE * PIXEL
         if kind == "half":
             shape, offset = (SIZE, HALF), half * HALF * 2
-            return dst(f"l1[{place + offset}]", "f16", shape, (PIXEL,)), src(f"ddr[{far + offset}]", "f16", shape, (PIXEL,))
+            return dst(f"l1[{place + offset}]", "f16", shape, (PIXEL,)), src(
+                f"ddr[{far + offset}]", "f16", shape, (PIXEL,)
+            )
         shape = (min(2, SIZE - first), SIZE * CHANNELS)
         return dst(f"l1[{place}]", "f16", shape, (ROW,)), src(f"ddr[{far}]", "f16", shape)
 
     def need(self, *what: tuple[str, int, int]) -> list[str]:
         """Waits for things that are to have arrived: loads complete in order, so a count tells."""
-        number = max((self.order[w] for w in what if w in self.order), default=0)
-        waits = [self.pairs.full] * max(0, number - self.arrived)
-        self.arrived = max(self.arrived, number)
+        until = max((self.order[w] for w in what if w in self.order), default=0)
+        waits = [self.full(number) for number in range(self.arrived, until)]
+        self.arrived = max(self.arrived, until)
         return waits
 
     def tile(self, tile: int) -> None:
@@ -130,9 +139,14 @@ class Core:
         slot = self.products % 2 * 32768
         row = 2 * tile + i - 1
         offset = j * PIXEL + h * HALF * 2
-        rows = self.need(("half", i, h), ("pair", tile + 1 if i else tile, 0)) if tile == 0 else self.need(("pair", tile + (i > 0), 0))
+        rows = (
+            self.need(("half", i, h), ("pair", tile + 1 if i else tile, 0))
+            if tile == 0
+            else self.need(("pair", tile + (i > 0), 0))
+        )
         wait = self.l0.room(self.products) + rows + (["core:vector>move:0"] if self.products == 0 else [])
         done = [self.pairs.free] if step == len(STEPS) - 1 and tile + RING <= TILES and column + width == HALF else []
+        pieces: list[tuple[int, int, tuple[int, ...], tuple[int, ...]]]
         if row_at(row + 1) == row_at(row) + ROW:
             pieces = [(slot, row_at(row) + offset, (2, SIZE, HALF), (ROW, PIXEL))]
         else:

@@ -95,8 +95,8 @@ def text() -> str:
         core = Core(lines, number)
         taps = 9 * CHANNELS
         lines.on(
-            number, "load", "load_multicast", dst(f"l1[{TAPS_AT}]", "f16", (taps,)), src(f"ddr[{W_AT}]", "f16", (taps,)),
-            group=0,
+            number, "load", "load_multicast", dst(f"l1[{TAPS_AT}]", "f16", (taps,)),
+            src(f"ddr[{W_AT}]", "f16", (taps,)), group=0,
         )  # fmt: skip
         for tile in range(-1, PAIRS):
             core.load(tile)

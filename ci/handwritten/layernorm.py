@@ -1,7 +1,7 @@
 """Layer normalisation over the rows of 4096 x 1024, float16, on the eight cores of one cluster; see `streaming`.
 
-Scale and shift come by one multicast each to all cores. Statistics are summed in float32; mean and the reciprocal of the
-deviation are float16, since a broadcast operand counts as wide as it is written.
+Scale and shift come by one multicast each to all cores. Statistics are summed in float32; mean and the reciprocal of
+the deviation are float16, since a broadcast operand counts as wide as it is written.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ def text() -> str:
     lines.tensor("output", "y", Y_AT, "f16", (ROWS, WIDTH))
     for core in range(CORES):
         stream = Stream(lines, core, TILES)
-        for group, (place, far) in enumerate(((SCALE_AT, GAMMA_AT), (SHIFT_AT, BETA_AT))):
+        for group, (near, far) in enumerate(((SCALE_AT, GAMMA_AT), (SHIFT_AT, BETA_AT))):
             lines.on(
-                core, "load", "load_multicast", dst(f"l1[{place}]", "f16", (WIDTH,)), src(f"ddr[{far}]", "f16", (WIDTH,)),
-                group=group,
+                core, "load", "load_multicast", dst(f"l1[{near}]", "f16", (WIDTH,)),
+                src(f"ddr[{far}]", "f16", (WIDTH,)), group=group,
             )  # fmt: skip
         for tile in range(TILES):
             place, far = f"l1[{tile * BYTES}]", core * MINE * WIDTH * 2 + tile * BYTES

@@ -8,8 +8,8 @@ Products are 128 x 256 x 64 (1,024 cycles) with two accumulators and two slots i
 
 The start decides: until the first tile is done its operands must come faster than they are used. So the first row
 tile runs over k once for all of the core's columns, in both accumulators: 2,084 cycles for 64 columns of the left
-and rows of the right operand, which ddr brings in 1,650 and the load engine in 1,770; the first chunks are small, since a
-chunk can be little longer than the one before it, and the very first of the right operand skips the LLB. The end
+and rows of the right operand, which ddr brings in 1,650 and the load engine in 1,770; the first chunks are small, since
+a chunk can be little longer than the one before it, and the very first of the right operand skips the LLB. The end
 matters as much: the last tile gets narrower, so that little is left to store.
 The vector engine rounds to float16 in l1: a rounding store would move float32's bytes.
 """
@@ -98,13 +98,18 @@ class Product:
         """Where column k of a row tile lies in the LLB."""
         return K * N * 2 + (((row - 1) * ROW_GROUPS + group) * TM * K + k) * 2
 
+    @staticmethod
+    def left_here(k: int, group: int) -> str:
+        """The flag of a row group's chunk in the LLB; two in turn, as all of the chunks may come before their use."""
+        return f"cluster:{LEFT_HERE + k // CHUNKS[0] % 2 * ROW_GROUPS + group}"
+
     def prefetch_left(self, row: int, k: int, width: int) -> None:
         """Columns k.. of a row tile of every row group."""
         self.text.on(
             0, "prefetch", "prefetch",
             dst(f"llb[{self.left_llb(row, 0, k)}]", "f16", (ROW_GROUPS, TM, width), (TM * K * 2, K * 2)),
             src(f"ddr[{A_AT + (row * TM * K + k) * 2}]", "f16", (ROW_GROUPS, TM, width), (CORE_M * K * 2, K * 2)),
-            set=[f"cluster:{LEFT_HERE + g}" for g in range(ROW_GROUPS)],
+            set=[self.left_here(k, g) for g in range(ROW_GROUPS)],
         )  # fmt: skip
 
     def load_left(self, row: int, k: int, width: int) -> None:
@@ -113,7 +118,7 @@ class Product:
         for rows in range(ROW_GROUPS):
             self.group += 1
             far = f"ddr[{A_AT + ((rows * CORE_M + row * TM) * K + k) * 2}]"
-            here = [f"cluster:{LEFT_HERE + rows}"] if llb else []
+            here = [self.left_here(k, rows)] if llb else []
             for g in range(COLUMN_GROUPS):
                 self.text.on(
                     rows * COLUMN_GROUPS + g, "load", "load_multicast",
@@ -135,14 +140,15 @@ class Product:
                 here = [f"cluster:{arrived * COLUMN_GROUPS + g}"] if arrived is not None and rows == 0 else []
                 self.text.on(
                     rows * COLUMN_GROUPS + g, "load", "load_multicast",
-                    dst(f"l1[{RIGHT_AT[self.turn % 4]}]", "f16", shape), src(far, "f16", shape, ((N if ddr else CORE_N) * 2,)),
+                    dst(f"l1[{RIGHT_AT[self.turn % 4]}]", "f16", shape),
+                    src(far, "f16", shape, ((N if ddr else CORE_N) * 2,)),
                     wait=self.right.room(self.turn) + here, set=[full], group=self.group,
                 )  # fmt: skip
         self.turn += 1
 
     def loads(self) -> None:
-        """The load queues. A row tile's left chunks stand late among the loads of the tile before it: at the head of the
-        queue, waiting for prefetch, they would hold up the right chunks behind them."""
+        """The load queues. A row tile's left chunks stand late among the loads of the tile before it: at the
+        head of the queue, waiting for prefetch, they would hold up the right chunks behind them."""
         for i, (k, width) in enumerate(parts(FIRST)):
             self.load_left(0, k, width)
             self.load_right((k, 0), (width, CORE_N), i - 1 if i else None, ddr=i == 0)
@@ -249,10 +255,10 @@ class Core:
             wait=[self.whole.sums.full, *self.whole.stage.room(self.tiles)],
             set=[self.whole.sums.free, self.whole.stage.full],
         )  # fmt: skip
+        go = [f"cluster:{STORES_GO}"] if self.tiles == 0 else []
         self.text.on(
             self.core, "store", "store", dst(f"ddr[{C_AT + (rows * N + columns) * 2}]", "f16", (TM, width), (N * 2,)),
-            src(stage, "f16", (TM, width)), wait=[self.whole.stage.full, *([f"cluster:{STORES_GO}"] if self.tiles == 0 else [])],
-            set=[self.whole.stage.free],
+            src(stage, "f16", (TM, width)), wait=[self.whole.stage.full, *go], set=[self.whole.stage.free],
         )  # fmt: skip
         self.tiles += 1
 

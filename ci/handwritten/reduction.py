@@ -1,8 +1,8 @@
 """Sum over the first axis of 16384 x 1024, float16 to float32, on the 32 cores of npu-v1.
 
-Each core sums 512 rows, as they arrive, into one row of float32. The rows of a cluster's cores meet in its LLB, where its
-first core adds them; the four clusters' rows meet in ddr, where the first core of all adds them. The last tiles are
-small, so that little is left to add after the last load.
+Each core sums 512 rows, as they arrive, into one row of float32. The rows of a cluster's cores meet in its LLB, where
+its first core adds them; the four clusters' rows meet in ddr, where the first core of all adds them. The last tiles
+are small, so that little is left to add after the last load.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ def sum_own(lines: Text, core: int) -> None:
         )  # fmt: skip
         done += rows
         lines.on(
-            core, "vector", "reduce_sum", row(f"l1[{PART_AT if tile else SUM_AT}]", "dst"), src(place, "f16", (rows, WIDTH)),
-            reduce="column", wait=[ring.full], set=[ring.free] if tile + SLOTS < len(TILES) else [],
+            core, "vector", "reduce_sum", row(f"l1[{PART_AT if tile else SUM_AT}]", "dst"),
+            src(place, "f16", (rows, WIDTH)), reduce="column", wait=[ring.full],
+            set=[ring.free] if tile + SLOTS < len(TILES) else [],
         )  # fmt: skip
         if tile:
             last = ["core:vector>store:0"] if tile == len(TILES) - 1 else []
@@ -61,11 +62,17 @@ def collect(lines: Text, core: int, count: int, far: str, waits: list[list[str]]
     arrived = f"core:load>vector:{number}"
     shape = (count, WIDTH)
     lines.on(
-        core, "load", "load", dst(f"l1[{OTHERS_AT}]", "f32", shape), src(far, "f32", shape), wait=waits[-1], set=[arrived]
+        core,
+        "load",
+        "load",
+        dst(f"l1[{OTHERS_AT}]", "f32", shape),
+        src(far, "f32", shape),
+        wait=waits[-1],
+        set=[arrived],
     )
     lines.on(
-        core, "vector", "reduce_sum", row(f"l1[{SUM_AT}]", "dst"), src(f"l1[{OTHERS_AT}]", "f32", shape), reduce="column",
-        wait=[arrived], set=["core:vector>store:0"],
+        core, "vector", "reduce_sum", row(f"l1[{SUM_AT}]", "dst"), src(f"l1[{OTHERS_AT}]", "f32", shape),
+        reduce="column", wait=[arrived], set=["core:vector>store:0"],
     )  # fmt: skip
 
 

@@ -42,7 +42,13 @@ class Stream:
     def vector(self, tile: int, steps: Sequence[Step], wait: Sequence[str] = ()) -> None:
         """The vector instructions of a tile."""
         for number, (op, operands, attrs) in enumerate(steps):
-            first = [self.arrived(tile), *wait] if number == 0 and self.worker == "vector" else list(wait) if number == 0 else []
+            first = (
+                [self.arrived(tile), *wait]
+                if number == 0 and self.worker == "vector"
+                else list(wait)
+                if number == 0
+                else []
+            )
             last = [self.done(tile)] if number == len(steps) - 1 else []
             self.text.on(self.core, "vector", op, *operands, wait=first, set=last, **attrs)
 
