@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from numba import njit
+from numba.core.errors import TypingError
 
 from dsa_compiler.errors import UserError
 from dsa_compiler.program.builder import Operand
 from dsa_compiler.program.tables import Binding, HostStep
+from dsa_compiler.simulator.compiled import borrow
 from dsa_compiler.simulator.timing import Stretch
 
 approx = pytest.approx
@@ -524,3 +529,15 @@ def plain_rates(running, costs, target):
             free[uses[q]] -= rate[q]
         flows -= set(stopped)
     return rate
+
+
+def test_a_part_of_too_many_clusters(part, script):
+    script = type(script)(replace(part, clusters=64))
+    script.add("0.0 load", "load", work=1)
+    with pytest.raises(UserError, match="small has 64 clusters; use at most 63"):
+        script.time()
+
+
+def test_borrow_takes_arrays_alone():
+    with pytest.raises(TypingError, match="borrow takes an array, not int64"):
+        njit(lambda x: borrow(x))(1)

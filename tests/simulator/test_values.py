@@ -9,9 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from dsa_compiler.errors import UserError
+from dsa_compiler.errors import InternalError, UserError
+from dsa_compiler.isa.table import BY_CODE
 from dsa_compiler.program.builder import Flag, Operand, ProgramBuilder
 from dsa_compiler.program.tables import Binding, Constant, HostStep
+from dsa_compiler.simulator import memories, values
 from dsa_compiler.simulator.machine import simulate
 from dsa_compiler.simulator.timing import time_program
 from dsa_compiler.simulator.values import run_values
@@ -406,3 +408,19 @@ def test_a_program_of_host_steps_alone(build):
     result = simulate(program, {"x": x})
     EXACT(result.outputs["h"], x)
     assert result.cycles == 1000 + 256 / 16 + 32 / 4
+
+
+def test_operands_that_meet_in_one_fingerprint_are_noticed(build, monkeypatch):
+    program, x = pipeline(build)
+    monkeypatch.setattr(memories, "_fingerprint", lambda columns: np.zeros(len(columns), np.uint64))
+    with pytest.raises(InternalError, match="two operands have one fingerprint"):
+        simulate(program, {"x": x})
+
+
+def test_an_instruction_without_a_value_is_a_defect(build, monkeypatch):
+    program, x = pipeline(build)
+    silent = {code: replace(definition, semantics=lambda arrays, attrs: None) for code, definition in BY_CODE.items()
+              if definition.semantics is not None}  # fmt: skip
+    monkeypatch.setattr(values, "BY_CODE", silent)
+    with pytest.raises(InternalError, match="load gives no value"):
+        simulate(program, {"x": x})
