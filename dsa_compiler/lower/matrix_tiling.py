@@ -85,7 +85,9 @@ def _simulate(
     a_flows, b_flows = t.cores[0] * m_flows * (1 if shared else n_flows), t.cores[0] * n_flows * (1 if shared else m_flows)
     cores = int(s.used[row])
     load = load_a + load_b + extra
-    flows = (load_a * a_flows + load_b * b_flows + extra * cores) / np.maximum(load, 1.0)
+    port, memory = target.engine.load.port_bandwidth, target.memory["ddr"].bandwidth
+    alone = sum(bytes_ / min(port, memory / n) for bytes_, n in ((load_a, a_flows), (load_b, b_flows), (extra, cores)))
+    flows = memory * alone / np.maximum(load, 1.0)      # that give the loads, one after another, the time they take
     early = np.where(load_b > 0, 1.0 - 1.0 / k_chunks, 0.0)
     after = _slots(batch, piece, chunk, load_a, t)
     if t.stream_a or t.stream_b:
@@ -95,7 +97,13 @@ def _simulate(
         early = np.full(len(ty), 1.0 - 1.0 / k_chunks)
     engine, ddr = target.engine, target.memory["ddr"]
     startup = (engine.load.startup + 2) * engine.load.port_bandwidth
-    work = k_chunks * max(one(x.tile.products), one(x.tile.moves))
+    chunk_work = max(one(x.tile.products), one(x.tile.moves))
+    work = k_chunks * chunk_work
+    burst = out * cores / memory
+    if t.stream_a:
+        work += _stall(one(s.a_charged), a_flows, t.ring_a, chunk_work, burst, cores, memory)
+    if t.stream_b:
+        work += _stall(one(s.b_charged) / k_chunks, b_flows, t.ring_b, chunk_work, burst, cores, memory)
     steps = Steps(
         np.where(load > 0, load + startup, 0.0), np.maximum(flows, 1.0), after, early, np.where(inside, work, 0.0),
         np.where(inside, one(s.vector), 0.0), np.where(inside, out, 1.0),
@@ -104,6 +112,16 @@ def _simulate(
         engine.load.port_bandwidth, engine.store.port_bandwidth, ddr.bandwidth, ddr.latency, cores, t.ring_out
     )
     return simulate_steps(steps, machine, counts[0] * counts[1] * counts[3] * tiles_y * tiles_x)
+
+
+def _stall(chunk: float, flows: int, ring: int, work: float, burst: float, cores: int, memory: float) -> float:
+    """Cycles that a tile's products wait for a streamed operand while all cores store a result for `burst` cycles.
+
+    Memory is shared by flow, so the stores leave the stream a small part, and it is only its ring ahead.
+    """
+    share = memory / (flows + cores)
+    missing = burst * (1.0 - min(1.0, share * work / max(chunk, 1.0)))
+    return max(0.0, missing - (ring - 1) * work)
 
 
 def _first_loads(t: MatrixTiling, p: MatrixProblem, piece_bytes: float, chunk_bytes: float, chunk, piece, ty, tx):  # type: ignore[no-untyped-def]

@@ -1,18 +1,18 @@
 """The kernel of pooling and depthwise convolution: windows over a channel-last image, on the vector engine.
 
 A tile is some rows of one image (all columns if they fit) and a slice of channels. The input rows under it are
-loaded with their padding, so that windows never reach outside the tile.
+loaded with their padding, so that windows never reach outside the tile; channels are padded to whole L1 rows, so
+that the pixels of a result join into one run. What depends on channels alone is loaded once if a tile holds all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.tirx import PrimFunc
 
-from dsa_compiler.errors import Infeasible
 from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.lower.tile_kernel import ceil_div
 from dsa_compiler.lower.tir import (
@@ -114,33 +114,44 @@ class WindowKernel:
         self.row_blocks = ceil_div(problem.out_height, tiling.rows)
         self.column_blocks = ceil_div(problem.out_width, tiling.columns)
         self.channel_blocks = ceil_div(problem.channels, tiling.channels)
+        self.depth = tile_depth(problem, tiling.channels, target)
+        self.once = self.channel_blocks == 1
+        self.acc_dtype = accumulator_dtype(problem)
         self.tiles = problem.images * self.row_blocks * self.column_blocks * self.channel_blocks
         self.per_core = ceil_div(self.tiles, tiling.cores)
 
     def build(self, name: str, parameters: Sequence[Buffer]) -> PrimFunc:
         """The kernel over `parameters`, the ddr buffers in the order of the call."""
-        body = core_loop("core", self.t.cores, 1, lambda core: tile_loop("tile", self.per_core, lambda t: self._tile(core, t)))
-        return function(name, parameters, body)
 
-    def _pitch(self, extent: int, dtype: str) -> int:
-        return self.target.pitch(extent, item_bytes(dtype))
+        def one_core(core: Expr) -> Stmt:
+            fixed, loads = self._channel_operands(integer(0)) if self.once else ({}, [])
+            return sequence(*loads, tile_loop("tile", self.per_core, lambda t: self._tile(core, t, fixed)))
 
-    def _tile(self, core: Expr, step: Expr) -> Stmt:
+        return function(name, parameters, core_loop("core", self.t.cores, 1, one_core))
+
+    def _tile(self, core: Expr, step: Expr, fixed: Mapping[str, Buffer]) -> Stmt:
         number = core * self.per_core + step
         xb, rest = _part(number, self.column_blocks)
         rb, rest = _part(rest, self.row_blocks)
         image, cb = _part(rest, self.p.images)
-        y0, x0, c0 = rb * self.t.rows, xb * self.t.columns, cb * self.t.channels
         p, t = self.p, self.t
-        src1 = buffer("src1", (p.rows_in(t.rows), p.columns_in(t.columns), self._pitch(t.channels, p.dtype)), p.dtype, "l1")
+        y0, x0, c0 = rb * t.rows, xb * t.columns, cb * t.channels if self.channel_blocks > 1 else integer(0)
+        src1 = buffer("src1", (p.rows_in(t.rows), p.columns_in(t.columns), self.depth), p.dtype, "l1")
         stmts = [allocate(src1, 2), self._load(src1, image, y0, x0, c0)]
-        taps1 = None
-        if self.o.taps is not None:
-            dtype = str(self.o.taps.dtype)
-            taps1 = buffer("taps1", (*p.kernel, self._pitch(t.channels, dtype)), dtype, "l1")
-            stmts += [allocate(taps1, 2), self._load_taps(taps1, c0, dtype)]
-        body = sequence(*stmts, self._compute(src1, taps1, image, y0, x0, c0))
+        if not self.once:
+            fixed, loads = self._channel_operands(c0)
+            stmts += loads
+        body = sequence(*stmts, self._compute(src1, fixed, image, y0, x0, c0))
         return when([below(number, self.tiles, t.cores * self.per_core - 1)], body)
+
+    def _in_channels(self, c0: Expr, c: Expr) -> Expr:
+        """Whether a channel of the tile exists."""
+        return below(c0 + c, self.p.channels, (self.channel_blocks - 1) * self.t.channels + self.depth - 1)
+
+    def _padded(self, c0: Expr, c: Expr, value: Expr, neutral: Expr) -> Expr:
+        """`value` in the channels that exist, `neutral` in the others."""
+        exists = self._in_channels(c0, c)
+        return value if exists is True else tirx.if_then_else(exists, value, neutral)
 
     def _load(self, src1: Buffer, image: Expr, y0: Expr, x0: Expr, c0: Expr) -> Stmt:
         p, t = self.p, self.t
@@ -150,44 +161,71 @@ class WindowKernel:
         def element(y: Expr, x: Expr, c: Expr) -> Stmt:
             yy, xx = top + y, left + x
             value = self.o.src[tuple(self.o.src_index(image, yy, xx, c0 + c))]
-            guards = [below(c0 + c, p.channels, self.channel_blocks * t.channels - 1)]
+            guards: list[Expr] = []
             if p.padded:
-                inside = tirx.all(yy >= 0, yy < p.height, xx >= 0, xx < p.width)
-                value = tirx.if_then_else(inside, value, neutral)
+                exists = self._in_channels(c0, c)
+                inside = [yy >= 0, yy < p.height, xx >= 0, xx < p.width, *([] if exists is True else [exists])]
+                value = tirx.if_then_else(tirx.all(*inside), value, neutral)
             else:
+                value = self._padded(c0, c, value, neutral)
                 guards.append(below(yy, p.height, (self.row_blocks * t.rows - 1) * p.stride[0] + p.rows_in(1) - 1))
                 guards.append(below(xx, p.width, (self.column_blocks * t.columns - 1) * p.stride[1] + p.columns_in(1) - 1))
             return when(guards, store(src1, [y, x, c], value))
 
-        return nest([("y", p.rows_in(t.rows)), ("x", p.columns_in(t.columns)), ("c", t.channels)], element)
+        return nest([("y", p.rows_in(t.rows)), ("x", p.columns_in(t.columns)), ("c", self.depth)], element)
 
-    def _load_taps(self, taps1: Buffer, c0: Expr, dtype: str) -> Stmt:
-        p, t, taps = self.p, self.t, self.o.taps
+    # ---- operands that depend on channels alone --------------------------------------------------------------
+    def _channel_operands(self, c0: Expr) -> tuple[dict[str, Buffer], list[Stmt]]:
+        """Taps, and operands of the epilogue with a value for each channel, by name; their loads."""
+        found: dict[str, Buffer] = {}
+        stmts: list[Stmt] = []
+        if self.o.taps is not None:
+            found["taps"], load = self._load_taps(self.o.taps, c0)
+            stmts += [allocate(found["taps"], 1 if self.once else 2), load]
+        for number, extra in enumerate(self.o.extras):
+            if extra.varies <= {"c"}:
+                tile, load = self._load_vector(number, extra, c0)
+                found[f"extra{number}"] = tile
+                stmts += [allocate(tile, 1 if self.once else 2), load]
+        return found, stmts
 
-        def element(kh: Expr, kw: Expr, c: Expr) -> Stmt:
-            guard = below(c0 + c, p.channels, self.channel_blocks * t.channels - 1)
-            return when([guard], store(taps1, [kh, kw, c], taps[kh, kw, c0 + c]))
+    def _load_taps(self, taps: Buffer, c0: Expr) -> tuple[Buffer, Stmt]:
+        """The taps' tile; in ddr they are as wide as all tiles."""
+        taps1 = buffer("taps1", (*self.p.kernel, self.depth), str(taps.dtype), "l1")
+        axes = [("kh", self.p.kernel[0]), ("kw", self.p.kernel[1]), ("c", self.depth)]
+        return taps1, nest(axes, lambda kh, kw, c: store(taps1, [kh, kw, c], taps[kh, kw, c0 + c]))
 
-        del dtype
-        return nest([("kh", p.kernel[0]), ("kw", p.kernel[1]), ("c", t.channels)], element)
+    def _load_vector(self, number: int, extra: WindowExtra, c0: Expr) -> tuple[Buffer, Stmt]:
+        """A value for each channel, repeated along the columns if it is loaded once, so that rows of the tile are runs."""
+        zero, dtype = integer(0), str(extra.source.dtype)
+        columns = self.t.columns if self.once else 1
+        channels = self.depth if "c" in extra.varies else 1
+        width = self.depth if channels > 1 else self.target.pitch(1, item_bytes(dtype))
+        tile = buffer(f"extra{number}", (1, columns, width), dtype, "l1")
 
-    def _inside(self, y0: Expr, x0: Expr, c0: Expr) -> Callable[[Expr, Expr, Expr], list[Expr]]:
+        def element(w: Expr, c: Expr) -> Stmt:
+            value = extra.source[tuple(extra.index(zero, zero, zero, c0 + c))]
+            if channels > 1:
+                value = self._padded(c0, c, value, constant(0, dtype))
+            return store(tile, [zero, w, c], value)
+
+        return tile, nest([("w", columns), ("c", channels)], element)
+
+    # ---- the computation -------------------------------------------------------------------------------------
+    def _inside(self, y0: Expr, x0: Expr) -> Callable[[Expr, Expr], list[Expr]]:
         p, t = self.p, self.t
-        return lambda r, w, c: [
+        return lambda r, w: [
             below(y0 + r, p.out_height, self.row_blocks * t.rows - 1),
             below(x0 + w, p.out_width, self.column_blocks * t.columns - 1),
-            below(c0 + c, p.channels, self.channel_blocks * t.channels - 1),
         ]
 
-    def _compute(self, src1: Buffer, taps1: Buffer | None, image: Expr, y0: Expr, x0: Expr, c0: Expr) -> Stmt:
-        p, t, o = self.p, self.t, self.o
-        inside = self._inside(y0, x0, c0)
-        axes = [("r", t.rows), ("w", t.columns), ("c", t.channels)]
-        wide = p.reduction != "max" and p.dtype != "float32"
-        acc_dtype = "float32" if wide else p.dtype
-        acc = buffer("acc1", (t.rows, t.columns, self._pitch(t.channels, acc_dtype)), acc_dtype, "l1")
+    def _compute(self, src1: Buffer, fixed: Mapping[str, Buffer], image: Expr, y0: Expr, x0: Expr, c0: Expr) -> Stmt:
+        p, t, acc_dtype = self.p, self.t, self.acc_dtype
+        inside = self._inside(y0, x0)
+        axes = [("r", t.rows), ("w", t.columns), ("c", self.depth)]
+        acc = buffer("acc1", (t.rows, t.columns, self.depth), acc_dtype, "l1")
         first = constant(lowest(acc_dtype) if p.reduction == "max" else 0.0, acc_dtype)
-        init = nest(axes, lambda r, w, c: when(inside(r, w, c), store(acc, [r, w, c], first)))
+        init = nest(axes, lambda r, w, c: when(inside(r, w), store(acc, [r, w, c], first)))
 
         def window(r: Expr, w: Expr, c: Expr, kh: Expr, kw: Expr) -> Stmt:
             value = src1[r * p.stride[0] + kh * p.dilation[0], w * p.stride[1] + kw * p.dilation[1], c]
@@ -197,56 +235,84 @@ class WindowKernel:
             elif p.reduction == "sum":
                 result = acc[r, w, c] + value
             else:
-                result = acc[r, w, c] + value * cast(taps1[kh, kw, c], acc_dtype)
-            return when(inside(r, w, c), store(acc, [r, w, c], result))
+                result = acc[r, w, c] + value * cast(fixed["taps"][kh, kw, c], acc_dtype)
+            return when(inside(r, w), store(acc, [r, w, c], result))
 
         reduce_axes = [("kh", p.kernel[0]), ("kw", p.kernel[1])]
         reduced = sequence(allocate(acc, 2), init, nest([*axes, *reduce_axes], window))
-        return sequence(reduced, self._finish(acc, inside, image, y0, x0, c0))
+        return sequence(reduced, self._finish(acc, fixed, image, y0, x0, c0))
 
-    def _finish(self, acc: Buffer, inside: Callable[..., list[Expr]], image: Expr, y0: Expr, x0: Expr, c0: Expr) -> Stmt:
-        t, o = self.t, self.o
-        dtype, acc_dtype = str(o.out.dtype), str(acc.dtype)
-        axes = [("r", t.rows), ("w", t.columns), ("c", t.channels)]
+    def _finish(
+        self, acc: Buffer, fixed: Mapping[str, Buffer], image: Expr, y0: Expr, x0: Expr, c0: Expr
+    ) -> Stmt:
+        """The epilogue, in place where the result has the accumulator's dtype, and the store."""
+        t, o, inside = self.t, self.o, self._inside(y0, x0)
+        dtype = str(o.out.dtype)
         at = lambda r, w, c: (image, y0 + r, x0 + w, c0 + c)  # noqa: E731
         stmts: list[Stmt] = []
         result = acc
-        if o.epilogue is not None or dtype != acc_dtype:
+        if o.epilogue is not None or dtype != self.acc_dtype:
             values = []
             for number, extra in enumerate(o.extras):
-                tile, load = self._load_extra(number, extra, inside, at)
-                stmts += [allocate(tile, 2), load]
-                values.append((tile, extra.varies))
-            result = buffer("out1", (t.rows, t.columns, self._pitch(t.channels, dtype)), dtype, "l1")
+                tile = fixed.get(f"extra{number}")
+                if tile is None:
+                    tile, load = self._load_extra(number, extra, inside, at)
+                    stmts += [allocate(tile, 2), load]
+                values.append(tile)
+            if dtype != self.acc_dtype:
+                result = buffer("out1", (t.rows, t.columns, self.depth), dtype, "l1")
+                stmts.append(allocate(result, 2))
 
             def compute(r: Expr, w: Expr, c: Expr) -> Stmt:
                 value = acc[r, w, c]
                 if o.epilogue is not None:
-                    value = o.epilogue(value, [_at(tile, varies, r, w, c) for tile, varies in values])
-                return when(inside(r, w, c), store(result, [r, w, c], cast(value, dtype)))
+                    places = [_at(tile, e.varies, r, w, c) for tile, e in zip(values, o.extras, strict=True)]
+                    value = o.epilogue(value, places)
+                return when(inside(r, w), store(result, [r, w, c], cast(value, dtype)))
 
-            stmts += [allocate(result, 2), nest(axes, compute)]
-        back = nest(axes, lambda r, w, c: when(inside(r, w, c), store(o.out, o.out_index(*at(r, w, c)), result[r, w, c])))
-        return sequence(*stmts, back)
+            stmts.append(nest([("r", t.rows), ("w", t.columns), ("c", self.depth)], compute))
+
+        def back(r: Expr, w: Expr, c: Expr) -> Stmt:
+            exists = below(c0 + c, self.p.channels, self.channel_blocks * t.channels - 1)
+            return when([*inside(r, w), exists], store(o.out, o.out_index(*at(r, w, c)), result[r, w, c]))
+
+        return sequence(*stmts, nest([("r", t.rows), ("w", t.columns), ("c", t.channels)], back))
 
     def _load_extra(
         self, number: int, extra: WindowExtra, inside: Callable[..., list[Expr]], at: Callable[..., tuple[Expr, ...]]
     ) -> tuple[Buffer, Stmt]:
         t = self.t
         dtype = str(extra.source.dtype)
-        shape = [e if name in extra.varies else 1 for name, e in zip("yxc", (t.rows, t.columns, t.channels), strict=True)]
-        tile = buffer(f"extra{number}", (*shape[:2], self._pitch(shape[2], dtype)), dtype, "l1")
+        shape = [e if name in extra.varies else 1 for name, e in zip("yxc", (t.rows, t.columns, self.depth), strict=True)]
+        width = self.depth if "c" in extra.varies else self.target.pitch(1, item_bytes(dtype))
+        tile = buffer(f"extra{number}", (*shape[:2], width), dtype, "l1")
 
         def element(r: Expr, w: Expr, c: Expr) -> Stmt:
-            guards = [g for g, name in zip(inside(r, w, c), "yxc", strict=True) if name in extra.varies]
-            return when(guards, store(tile, [r, w, c], extra.source[tuple(extra.index(*at(r, w, c)))]))
+            guards = [g for g, name in zip(inside(r, w), "yx", strict=True) if name in extra.varies]
+            image, y, x, channel = at(r, w, c)
+            value = extra.source[tuple(extra.index(image, y, x, channel))]
+            if "c" in extra.varies:
+                value = self._padded(channel - c, c, value, constant(0, dtype))
+            return when(guards, store(tile, [r, w, c], value))
 
         return tile, nest(list(zip("rwc", shape, strict=True)), element)
 
 
+def accumulator_dtype(problem: WindowProblem) -> str:
+    """What windows are reduced into: a 16-bit result rounds once, from float32; sums of many are kept in float32."""
+    return "float32" if problem.reduction == "sum" else problem.dtype
+
+
+def tile_depth(problem: WindowProblem, channels: int, target: Target) -> int:
+    """Channels of a tile's buffers: whole L1 rows of the narrowest dtype."""
+    unit = target.row_elements(min(item_bytes(problem.dtype), 2))
+    return ceil_div(channels, unit) * unit
+
+
 def _at(tile: Buffer, varies: frozenset[str], r: Expr, w: Expr, c: Expr) -> Expr:
     zero = integer(0)
-    return tile[r if "y" in varies else zero, w if "x" in varies else zero, c if "c" in varies else zero]
+    repeated = varies <= {"c"} and int(tile.shape[1]) > 1
+    return tile[r if "y" in varies else zero, w if "x" in varies or repeated else zero, c if "c" in varies else zero]
 
 
 def _part(number: Expr, count: int) -> tuple[Expr, Expr]:
@@ -261,66 +327,3 @@ def lowest(dtype: str) -> float:
     limits = {"float16": -65504.0, "float32": -3.4028234663852886e38, "bfloat16": -3.3895313892515355e38,
               "int8": -128, "uint8": 0, "int32": -(2**31)}  # fmt: skip
     return limits[dtype]
-
-
-def choose_window_tiling(problem: WindowProblem, extras: int, target: Target, *, rank: int = 0) -> WindowTiling:
-    """Rows, columns and channels of least estimated time, or the choice `rank` places behind it.
-
-    Raises `Infeasible` if not even one output pixel of one row of channels fits L1.
-    """
-    model = _WindowModel(problem, extras, target)
-    ranked = sorted(model.candidates(), key=model.cycles)
-    if rank >= len(ranked):
-        raise Infeasible("l1", model.bytes(WindowTiling(1, 1, 1, 1)), target.memory["l1"].size, where="lower.window_kernel")
-    return ranked[rank]
-
-
-class _WindowModel:
-    def __init__(self, problem: WindowProblem, extras: int, target: Target) -> None:
-        self.p, self.extras, self.target = problem, extras, target
-        self.item = item_bytes(problem.dtype)
-
-    def candidates(self) -> Iterator[WindowTiling]:
-        """Tilings whose buffers fit L1."""
-        p, target = self.p, self.target
-        unit = target.row_elements(self.item)
-        channels = sorted({p.channels, *(min(p.channels, ceil_div(ceil_div(p.channels, j), unit) * unit) for j in (2, 3, 4, 6, 8, 12, 16, 32, 64))})
-        rows = sorted({ceil_div(p.out_height, j) for j in (1, 2, 3, 4, 6, 7, 8, 12, 14, 16, 24, 28, 32, 56, 64, 112, p.out_height)})
-        for c in channels:
-            for columns in sorted({ceil_div(p.out_width, j) for j in (1, 2, 4, 8, 16)}):
-                for r in rows:
-                    tiling = WindowTiling(r, columns, c, 1)
-                    tiling = replace(tiling, cores=min(target.cores, self._tiles(tiling)))
-                    if self.bytes(tiling) <= target.memory["l1"].size:
-                        yield tiling
-
-    def _tiles(self, t: WindowTiling) -> int:
-        p = self.p
-        return p.images * ceil_div(p.out_height, t.rows) * ceil_div(p.out_width, t.columns) * ceil_div(p.channels, t.channels)
-
-    def bytes(self, t: WindowTiling) -> int:
-        """L1 bytes of a tile's buffers with their rings."""
-        p, pitch = self.p, self.target.pitch
-        source = p.rows_in(t.rows) * p.columns_in(t.columns) * pitch(t.channels, self.item) * self.item
-        out = t.rows * t.columns * pitch(t.channels, 4)
-        taps = p.kernel[0] * p.kernel[1] * pitch(t.channels, self.item) * self.item if p.reduction == "multiply" else 0
-        wide = 4 if p.reduction != "max" else self.item
-        return 2 * (source + taps + out * (wide + self.item * (2 + self.extras))) + 4096
-
-    def cycles(self, t: WindowTiling) -> float:
-        """Estimated time: the busiest of vector engine, ports and ddr, plus the first load and the last store."""
-        p, target = self.p, self.target
-        vector, ddr = target.engine.vector, target.memory["ddr"].bandwidth
-        steps = ceil_div(self._tiles(t), t.cores)
-        wide = 4 if p.reduction != "max" and self.item < 4 else self.item
-        aligned = target.pitch(t.channels, wide) == t.channels
-        runs = 1 if aligned else t.rows * t.columns
-        run = t.rows * t.columns * t.channels // runs * wide
-        tap = runs * (vector.row_overhead + ceil_div(run, vector.width))
-        compute = (p.kernel[0] * p.kernel[1] + 2 + 2 * self.extras) * (tap + vector.startup / 4)
-        source = p.rows_in(t.rows) * p.columns_in(t.columns) * target.pitch(t.channels, self.item) * self.item
-        out = t.rows * t.columns * target.pitch(t.channels, self.item) * self.item
-        port = target.engine.load.port_bandwidth
-        shared = (source + out * (1 + self.extras)) * t.cores / ddr
-        step = max(compute, source / port, out / port, shared)
-        return steps * step + source * t.cores / ddr + out * t.cores / ddr + 2 * target.memory["ddr"].latency

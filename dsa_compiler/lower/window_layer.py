@@ -9,7 +9,6 @@ import numpy as np
 
 from dsa_compiler.errors import Infeasible
 from dsa_compiler.graph.layers import Layer, LayerGraph
-from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.lower.binding import LoweredKernel, Parameter, constant_parameter, materialize, reach, varying
 from dsa_compiler.lower.chain import chain_after
 from dsa_compiler.lower.tir import Expr, buffer, constant
@@ -18,8 +17,9 @@ from dsa_compiler.lower.window_kernel import (
     WindowKernel,
     WindowOperands,
     WindowProblem,
-    choose_window_tiling,
+    tile_depth,
 )
+from dsa_compiler.lower.window_tiling import choose_window_tiling
 from dsa_compiler.target import Target
 
 _REDUCTIONS = {"nn.max_pool2d": "max", "nn.avg_pool2d": "sum", "nn.conv2d": "multiply"}
@@ -39,16 +39,19 @@ def lower_window_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank:
     src = reach("src", data, graph, target)
     out = reach("out", layer.output, graph, target)
     parameters = [Parameter(src.buffer, data.tensor)]
+    others: list[Parameter] = []
+    extras = _extras(layer, graph, target, chain.inputs, others)
+    scale, share = _average(problem, call.attrs, extras, others)
+    vectors = sum(e.varies <= {"c"} for e in extras)
+    tiling = choose_window_tiling(
+        problem, len(extras) - vectors, target, rank=rank, vectors=vectors, operations=chain.operations + (scale is not None)
+    )
     taps = None
     if problem.reduction == "multiply":
         kernel = layer.inputs[int(call.args[1][1])]
-        values = materialize(kernel, graph.tensors[kernel.tensor]).reshape(*problem.kernel, problem.channels)
-        wide = np.zeros((*problem.kernel, target.pitch(problem.channels, item_bytes(problem.dtype))), values.dtype)
-        wide[..., : problem.channels] = values
-        parameters.append(constant_parameter("taps", wide, problem.dtype))
+        parameters.append(_taps(problem, materialize(kernel, graph.tensors[kernel.tensor]), tiling.channels, target))
         taps = parameters[-1].buffer
-    extras = _extras(layer, graph, target, chain.inputs, parameters)
-    scale, share = _average(problem, call.attrs, extras, parameters)
+    parameters += others
     epilogue = None
     if scale is not None or share or not chain.identity:
 
@@ -58,13 +61,20 @@ def lower_window_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank:
                 result, values = result * values[-1], values[:-1]
             return chain.value(result, values)
 
-    tiling = choose_window_tiling(problem, len(extras), target, rank=rank)
     operands = WindowOperands(
         src.buffer, lambda *at: src.index(at), out.buffer, lambda *at: out.index(at), taps, tuple(extras), epilogue
     )
     parameters.append(Parameter(out.buffer, layer.output.tensor, written=True))
     func = WindowKernel(problem, tiling, operands, target).build(layer.name, [p.buffer for p in parameters])
     return LoweredKernel(layer.name, func, tuple(parameters), str(tiling))
+
+
+def _taps(problem: WindowProblem, values: np.ndarray, channels: int, target: Target) -> Parameter:
+    """Taps [kh, kw, c] with zeros up to the channels of whole tiles."""
+    width = -(-problem.channels // channels) * channels if channels < problem.channels else tile_depth(problem, channels, target)
+    wide = np.zeros((*problem.kernel, width), values.dtype)
+    wide[..., : problem.channels] = values.reshape(*problem.kernel, problem.channels)
+    return constant_parameter("taps", wide, problem.dtype)
 
 
 def _problem(layer: Layer, graph: LayerGraph) -> WindowProblem:
