@@ -15,6 +15,7 @@ from typing import Any
 import tvm_ffi
 
 from dsa_compiler.assemble.expand import expand
+from dsa_compiler.assemble.host_step import outline_layer
 from dsa_compiler.assemble.link import KernelCall, Stream, link
 from dsa_compiler.assemble.memory import DdrPlan, Lifetime, check_ddr, place_tensors
 from dsa_compiler.assemble.trace import Trace
@@ -32,12 +33,16 @@ MOST_RETRIES = 8
 
 @dataclass(frozen=True)
 class CompiledLayer:
-    """A layer with its kernel at every level: TIR, instruction calls, stream."""
+    """A layer with its kernel at every level: TIR, instruction calls, stream.
+
+    A layer that could not be emitted has no stream: the CPU runs its TIR, for the reason `host_reason`.
+    """
 
     layer: Layer
     kernel: LoweredKernel
     emitted: EmitResult
-    trace: Trace
+    trace: Trace | None
+    host_reason: str = ""
 
 
 @dataclass
@@ -48,14 +53,17 @@ class Compilation:
     target: Target
     options: CompileOptions
     feedback: Counter[str] = field(default_factory=Counter)
-    _kernels: dict[int, list[tuple[Any, EmitResult, Trace]]] = field(default_factory=dict)
+    _kernels: dict[int, list[tuple[Any, EmitResult, Trace | None]]] = field(default_factory=dict)
 
     def compile_layers(self) -> list[CompiledLayer]:
         """Every layer's kernel, in order. Raises `Infeasible` for a layer that no choice fits."""
         return [self._compile_layer(layer, number) for number, layer in enumerate(self.graph.layers)]
 
     def _compile_layer(self, layer: Layer, number: int) -> CompiledLayer:
+        """The layer's kernel: at most `MOST_RETRIES` choices are tried; one that fits but has no instructions is
+        left to the CPU."""
         failure: Infeasible | None = None
+        outlined: CompiledLayer | None = None
         for rank in range(MOST_RETRIES):
             try:
                 kernel = lower_layer(layer, self.graph, self.target, rank=rank)
@@ -64,22 +72,29 @@ class Compilation:
                 failure = failure or reason
                 self.feedback[reason.limit] += 1
                 continue
-            return CompiledLayer(layer, kernel, emitted, trace)
+            if trace is not None:
+                return CompiledLayer(layer, kernel, emitted, trace)
+            self.feedback["instructions"] += 1
+            outlined = outlined or CompiledLayer(layer, kernel, emitted, None, emitted.leftovers[0].reason)
+        if outlined is not None:
+            return outlined
         assert failure is not None  # at least one attempt was made
         raise failure
 
-    def _emit(self, kernel: LoweredKernel, number: int) -> tuple[EmitResult, Trace]:
-        key = tvm_ffi.structural_hash(kernel.func.without_attr("global_symbol"))
-        for func, emitted, trace in self._kernels.get(key, ()):
-            if tvm_ffi.structural_equal(func, kernel.func.without_attr("global_symbol")):
+    def _emit(self, kernel: LoweredKernel, number: int) -> tuple[EmitResult, Trace | None]:
+        """The kernel as instructions and as a stream; no stream if nests were left over."""
+        func = kernel.func.without_attr("global_symbol")
+        key = tvm_ffi.structural_hash(func)
+        for known, emitted, trace in self._kernels.get(key, ()):
+            if tvm_ffi.structural_equal(known, func):
                 return emitted, trace
         folder = self._dump_folder(kernel, number)
         emitted = emit_kernel(kernel.func, self.target, EmitOptions(disabled=self.options.disabled_passes, dump=folder))
-        if emitted.leftovers:
-            raise Infeasible(f"instructions ({emitted.leftovers[0].reason})", len(emitted.leftovers), 0, where=kernel.name)
-        trace = expand(emitted.func, kernel.name, self.target)
-        _check_footprint(trace, self.target)
-        self._kernels.setdefault(key, []).append((kernel.func.without_attr("global_symbol"), emitted, trace))
+        trace = None
+        if not emitted.leftovers:
+            trace = expand(emitted.func, kernel.name, self.target)
+            _check_footprint(trace, self.target)
+        self._kernels.setdefault(key, []).append((func, emitted, trace))
         return emitted, trace
 
     def _dump_folder(self, kernel: LoweredKernel, number: int) -> Path | None:
@@ -90,7 +105,14 @@ class Compilation:
     def assemble(self, layers: list[CompiledLayer], *, macs: int, info: Mapping[str, Any]) -> Program:
         """The program of compiled layers."""
         plan = place_tensors(self._lifetimes(), self.target)
-        calls = [self._call(c, plan, number) for number, c in enumerate(layers)]
+        calls, steps, segment = [], [], 0
+        for number, compiled in enumerate(layers):
+            addresses = self._addresses(compiled.kernel, plan)
+            if compiled.trace is not None:
+                calls.append(KernelCall(compiled.trace, addresses, self._constant(compiled.kernel), number, segment, number))
+                continue
+            segment += bool(calls and calls[-1].segment == segment)
+            steps.append(outline_layer(compiled.layer, compiled.kernel, addresses, segment, compiled.host_reason))
         check_ddr(plan.size, self.target)
         stream: Stream = link(calls, self.target)
         return Program(
@@ -98,22 +120,23 @@ class Compilation:
             attrs=stream.attrs, nodes=tuple("+".join(c.layer.nodes) for c in layers),
             kernels=tuple(c.layer.name for c in layers),
             inputs=self._bindings(self.graph.inputs, plan), outputs=self._bindings(self.graph.outputs, plan),
-            constants=tuple(plan.constants), ddr_bytes=plan.size, macs=macs, info=dict(info),
+            constants=tuple(plan.constants), host_steps=tuple(steps), ddr_bytes=plan.size, macs=macs, info=dict(info),
         )  # fmt: skip
 
-    def _call(self, compiled: CompiledLayer, plan: DdrPlan, number: int) -> KernelCall:
+    def _addresses(self, kernel: LoweredKernel, plan: DdrPlan) -> tuple[int, ...]:
+        """Where the parameters of a kernel lie in ddr; constants join the plan."""
         alignment = self.target.memory["ddr"].alignment
-        addresses, constant = [], []
-        for parameter in compiled.kernel.parameters:
-            if parameter.value is not None:
-                addresses.append(plan.add_constant(parameter.value, alignment))
-            elif self.graph.tensors[parameter.tensor].value is not None:
-                addresses.append(plan.add_constant(self.graph.tensors[parameter.tensor].value, alignment))
-            else:
-                addresses.append(plan.address[parameter.tensor])
-            tensor = self.graph.tensors.get(parameter.tensor)
-            constant.append(tensor is None or tensor.role in ("constant", "input"))
-        return KernelCall(compiled.trace, tuple(addresses), tuple(constant), number)
+        addresses = []
+        for parameter in kernel.parameters:
+            value = parameter.value if not parameter.tensor else self.graph.tensors[parameter.tensor].value
+            constant = value is not None
+            addresses.append(plan.add_constant(value, alignment) if constant else plan.address[parameter.tensor])
+        return tuple(addresses)
+
+    def _constant(self, kernel: LoweredKernel) -> tuple[bool, ...]:
+        """Which parameters nothing in the program writes."""
+        tensors = [self.graph.tensors.get(p.tensor) for p in kernel.parameters]
+        return tuple(t is None or t.role in ("constant", "input") for t in tensors)
 
     def _lifetimes(self) -> list[Lifetime]:
         """When each tensor that is no constant is needed; inputs and outputs all the time."""

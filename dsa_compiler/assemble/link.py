@@ -29,12 +29,17 @@ _LOAD, _STORE, _PREFETCH = ENGINE_CODE["load"], ENGINE_CODE["store"], ENGINE_COD
 
 @dataclass(frozen=True)
 class KernelCall:
-    """A kernel in the program: where its parameters lie in ddr, and which of them nothing writes."""
+    """A kernel in the program: where its parameters lie in ddr, and which of them nothing writes.
+
+    `segment` counts the host steps before it.
+    """
 
     trace: Trace
     addresses: tuple[int, ...]
     constant: tuple[bool, ...]
     node: int = -1
+    segment: int = 0
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,12 @@ def link(calls: Sequence[KernelCall], target: Target) -> Stream:
     Raises `Infeasible` if a kernel's buffers do not fit, or if flags run out.
     """
     attrs = _AttrTable()
+    if not calls:
+        return Stream(np.zeros(0, ENTRY), np.zeros(0, OPERAND), np.zeros(0, FLAG), tuple(attrs.values))
     entries, operands = _concatenate(calls, target, attrs)
     if target.cores > 1:
         entries = np.concatenate([entries, *_barriers(calls, entries, operands, target, attrs)])
-    entries = entries[np.lexsort((entries["order"], entries["kernel"], entries["chip_core"]))]
+    entries = entries[np.lexsort((entries["order"], entries["kernel"], entries["segment"], entries["chip_core"]))]
     constant = _constant_operands(calls, entries, operands)
     return _synchronise(entries, operands, constant, target, attrs)
 
@@ -107,7 +114,7 @@ def _concatenate(calls: Sequence[KernelCall], target: Target, attrs: _AttrTable)
         codes = np.array([attrs.intern(dict(a)) for a in trace.attrs], np.int32)
         entries["attrs"] = codes[trace.entries["attrs"]]
         entries["operand"] = trace.entries["operand"] + operand_base
-        entries["kernel"], entries["node"] = number, call.node
+        entries["kernel"], entries["node"], entries["segment"] = call.number, call.node, call.segment
         entries["order"] = trace.entries["key"] * 2 + 2
         operands = _bind(call, target, from_top=bool(number % 2))
         operand_base += len(operands)
@@ -157,16 +164,18 @@ def _barriers(
     reads = (entries["engine"] == _LOAD) & (entries["operands"] > 1) & ~constant[source]
     reads &= operands["scope"][source] == SCOPE_CODE["ddr"]
     result = []
-    for number in range(1, len(calls)):
+    for before, call in zip(calls, calls[1:], strict=False):
+        if before.segment != call.segment:
+            continue                    # between segments every queue runs out
         rows = np.zeros(2 * target.cores, STREAM_ENTRY)
         cores = np.repeat(np.arange(target.cores), 2)
         rows["opcode"], rows["attrs"], rows["group"] = OPCODES["barrier"].code, code, group
         rows["engine"] = np.tile([_LOAD, _STORE], target.cores)
         rows["chip_core"], rows["cluster"] = cores, cores // target.cores_per_cluster
         rows["core"] = cores % target.cores_per_cluster
-        rows["kernel"], rows["node"] = number, calls[number].node
+        rows["kernel"], rows["node"], rows["segment"] = call.number, call.node, call.segment
         first = np.full(target.cores, 1, np.int64)
-        mine = entries[reads & (entries["kernel"] == number)]
+        mine = entries[reads & (entries["kernel"] == call.number)]
         late = np.full(target.cores, np.iinfo(np.int64).max)
         np.minimum.at(late, mine["chip_core"], mine["order"])
         first = np.where(late < np.iinfo(np.int64).max, late - 1, 1)
@@ -196,7 +205,8 @@ def _synchronise(
     shadow = _shadow(operands, constant, target)
     sets: list[tuple[np.ndarray, FlagUses]] = []
     waits: list[tuple[np.ndarray, FlagUses]] = []
-    bounds = np.flatnonzero(np.diff(entries["chip_core"], prepend=-1, append=-1))
+    place = entries["chip_core"].astype(np.int64) * (int(entries["segment"].max()) + 1) + entries["segment"]
+    bounds = np.flatnonzero(np.diff(place, prepend=-1, append=-1))
     for low, high in zip(bounds[:-1], bounds[1:], strict=True):
         stream = _core_stream(entries[low:high], klass[low:high], operands, shadow, target)
         core_sets, core_waits = assign_flags(klass[low:high], find_edges(stream), target.sync.flags)

@@ -53,6 +53,9 @@ OPERAND = np.dtype(
     ]
 )
 
+TIR_STEP = b"TIR\0"
+"""How the `model` of a host step begins that is a TIR module (TVM's JSON) and not an ONNX model."""
+
 FLAG_KINDS = ("core", "cluster", "chip")
 FLAG = np.dtype(
     [
@@ -86,7 +89,9 @@ class Constant:
 class HostStep:
     """An operator that the CPU runs between two segments; it runs before segment `segment` starts.
 
-    `model` is the serialised ONNX model of the step; inputs and outputs are bound as a program's are.
+    `model` is the serialised ONNX model of the step, or, after `TIR_STEP`, a TIR module whose function `kernel`
+    takes inputs, then outputs. Inputs and outputs are bound as a program's are; those of a TIR step are whole
+    buffers, paddings included.
     """
 
     segment: int
