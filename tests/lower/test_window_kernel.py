@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from dsa_compiler.errors import Infeasible
 from dsa_compiler.graph.layers import Layer
-from dsa_compiler.lower.window_kernel import WindowProblem, WindowTiling, choose_window_tiling, lowest
+from dsa_compiler.lower.window_kernel import WindowProblem, WindowTiling, lowest
 from dsa_compiler.lower.window_layer import lower_window_layer
+from dsa_compiler.lower.window_tiling import choose_window_tiling
 from tests.lower.drawing import drawn
 from tests.lower.networks import Network, call, check_layer, layer, part_of, repeated, sample
 from tests.lower.parts import changed, part
@@ -144,12 +145,12 @@ def test_choice_uses_the_cores(target: str) -> None:
 
 def test_nothing_fits() -> None:
     target = changed(part("tiny"), **{"memory.l1.size": 1024, "memory.l1.banks": 1})
-    with pytest.raises(Infeasible, match=r"\[lower.window_kernel\] l1: \d+ needed, 1024 available"):
+    with pytest.raises(Infeasible, match=r"\[lower.window_tiling\] l1: \d+ needed, 1024 available"):
         choose_window_tiling(PROBLEM, 0, target)
 
 
 def test_no_more_ranks() -> None:
-    with pytest.raises(Infeasible, match=r"\[lower.window_kernel\] l1: "):
+    with pytest.raises(Infeasible, match=r"\[lower.window_tiling\] l1: "):
         choose_window_tiling(PROBLEM, 0, part("npu-edge"), rank=1_000_000)
 
 
