@@ -1,0 +1,67 @@
+"""Single layers of a compiled model: their programs, and how busy they keep the matrix engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dsa_compiler.compilation import Compilation
+from dsa_compiler.options import CompileOptions
+from dsa_compiler.program.tables import ENGINE_CODE, Program
+from dsa_compiler.runtime.executable import Executable
+from dsa_compiler.simulator.timing import Timing, time_program
+
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """A layer run alone, operands and result in ddr as its kernel wants them."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    cycles: float
+    span_busy: float
+    tiling: str
+
+
+def layer_program(executable: Executable, number: int) -> Program:
+    """The program of one layer alone, at the addresses that it has within the model."""
+    assert executable.graph is not None
+    work = Compilation(executable.graph, executable.program.target, CompileOptions())
+    return work.assemble([executable.layers[number]], macs=0, info={})
+
+
+def layer_times(executable: Executable, kinds: tuple[str, ...] = ()) -> list[LayerTime]:
+    """Every layer (of these kinds, if any are named) alone, by time simulation."""
+    result = []
+    for number, compiled in enumerate(executable.layers):
+        layer = compiled.layer
+        if kinds and layer.kind not in kinds:
+            continue
+        program = layer_program(executable, number)
+        timing = time_program(program)
+        result.append(
+            LayerTime(
+                layer.name, layer.kind, tuple(layer.calls[layer.master].shape), timing.cycles,
+                matrix_span_busy(program, timing), compiled.kernel.tiling,
+            )
+        )  # fmt: skip
+    return result
+
+
+def matrix_span_busy(program: Program, timing: Timing) -> float:
+    """The share of the time between a core's first and last product that its matrix engine is occupied, over all
+    cores that have products; NaN without any."""
+    entries = program.entries
+    products = np.flatnonzero((entries["engine"] == ENGINE_CODE["matrix"]) & (entries["operands"] > 0))
+    if not len(products):
+        return float("nan")
+    place = entries["cluster"].astype(np.int64) * program.target.cores_per_cluster + entries["core"]
+    _, core = np.unique(place[products], return_inverse=True)
+    first, last = np.full(core.max() + 1, np.inf), np.zeros(core.max() + 1)
+    np.minimum.at(first, core, timing.start[products])
+    np.maximum.at(last, core, timing.end[products])
+    busy = float((timing.end - timing.start)[products].sum())
+    return busy / float((last - first).sum())
