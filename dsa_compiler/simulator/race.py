@@ -45,10 +45,15 @@ class Finding:
 
 @dataclass(frozen=True)
 class OrderReport:
-    """What `analyse_order` found; `deadlock` names the blocked queues or is empty."""
+    """What `analyse_order` found; `deadlock` names the blocked queues or is empty.
+
+    `raised`: flags that end above 0. The manual allows it, but where waits and sets are meant to be even it tells
+    of a wait too few.
+    """
 
     findings: tuple[Finding, ...]
     deadlock: str
+    raised: tuple[str, ...]
     entries_run: int
 
 
@@ -86,8 +91,15 @@ def analyse_order(program: Program, *, costs: np.ndarray | None = None, queues: 
     return OrderReport(
         findings=tuple(_finding(program, queues, inputs, flags, row) for row in found),
         deadlock=_deadlock(queues, inputs, state, flags) if outcome == STUCK else "",
+        raised=_raised(program, state, flags),
         entries_run=int(state.integers[STEPS]),
     )
+
+
+def _raised(program: Program, state: OrderState, flags: np.ndarray) -> tuple[str, ...]:
+    space = FlagSpace(program.target)
+    left = np.flatnonzero(state.flags["sets"] > state.flags["takes"])
+    return tuple(space.name(int(flag)) for flag in flags[left])
 
 
 def _complete_all(inputs: OrderInput, state: OrderState) -> None:

@@ -279,6 +279,13 @@ def test_a_flag_that_is_taken_in_between_does_not(script):
     assert findings(script) == []
 
 
+def test_flags_that_end_raised_are_told(script):
+    script.add("0.0 load", "wait", sets="core:load>vector:3 core:load>vector:3")
+    script.add("0.0 vector", "wait", waits="core:load>vector:3")
+    report = analyse_order(script.program())
+    assert (report.findings, report.raised) == ((), ("core:load>vector:3 of cluster 0 core 0",))
+
+
 def test_deadlock_is_found_without_time(script):
     script.add("0.0 load", "wait", waits="core:vector>load:0", sets="core:load>vector:0")
     script.add("0.0 vector", "wait", waits="core:load>vector:0", sets="core:vector>load:0")
