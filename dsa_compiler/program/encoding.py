@@ -193,8 +193,10 @@ class _Encoder:
         for first, count in (("wait", "waits"), ("set", "sets")):
             self._flags(self.entries[first], self.entries[count])
         chosen = blob_of[self.order]
+        by_blob = np.argsort(chosen, kind="stable")
+        ends = np.cumsum(np.bincount(chosen, minlength=len(blobs)))
         for number, blob in enumerate(blobs):
-            places = self.at[chosen == number] if len(blobs) < 64 else self.at[np.flatnonzero(chosen == number)]
+            places = self.at[by_blob[ends[number - 1] if number else 0 : ends[number]]]
             for byte, value in enumerate(blob):
                 self.image[places + byte] = value
 

@@ -246,4 +246,4 @@ def test_ten_thousand_entries_take_seconds(count):
     account(top)
     begin = time.process_time()
     assert account(top).hazards == []
-    assert time.process_time() - begin < 8
+    assert time.process_time() - begin < 30

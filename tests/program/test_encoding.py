@@ -1,4 +1,5 @@
 import json
+import time
 
 import numpy as np
 import pytest
@@ -135,3 +136,11 @@ def test_a_program_larger_than_the_memory_is_refused():
     check_program_size(parse_program(line, target=target_from_dict(source)))
     with pytest.raises(UserError, match="core 1 of cluster 0 needs 58 bytes of program, and npu-v1 has 40"):
         check_program_size(parse_program(line * 2, target=target_from_dict(source)))
+
+
+def test_a_large_program_is_encoded_in_bulk():
+    program = random_program(6, 30000)
+    begin = time.process_time()
+    streams = encode(program)
+    assert time.process_time() - begin < 30
+    assert sum(len(data) for data in streams.values()) == sum(program_bytes(program).values())

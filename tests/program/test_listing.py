@@ -96,4 +96,4 @@ def test_three_hundred_thousand_entries_take_seconds():
     begin = time.process_time()
     count = sum(1 for _ in listing_lines(program))
     assert count == len(entries) + 8
-    assert time.process_time() - begin < 20
+    assert time.process_time() - begin < 40
