@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ci.bench import convolution, product
+from ci.bench import convolution, product, resnet18
 from ci.bench.figures import Findings
 
 
@@ -34,6 +34,7 @@ def command(name: str, measure: Callable[..., Findings], *options: Callable[[Any
 
 command("product", product.measure)
 command("convolution", convolution.measure)
+command("resnet18", resnet18.measure)
 
 if __name__ == "__main__":
     main()

@@ -13,7 +13,6 @@ from dsa_compiler.runtime.executable import Executable
 from dsa_compiler.simulator.timing import Timing, time_program
 
 
-
 @dataclass(frozen=True)
 class LayerTime:
     """A layer run alone, operands and result in ddr as its kernel wants them."""
