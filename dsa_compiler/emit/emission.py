@@ -12,9 +12,10 @@ from tvm.ir import TensorLoad
 from tvm.tirx import AttrStmt, BufferStore, FloatImm, For, IfThenElse, IntImm, PrimFunc, SeqStmt, Stmt
 
 from dsa_compiler.emit import tir
+from dsa_compiler.emit.accumulation import accumulation, reduced_axes
 from dsa_compiler.emit.context import Context
 from dsa_compiler.emit.cost_model import CostModel
-from dsa_compiler.emit.expression import Unmatched
+from dsa_compiler.emit.expression import Unmatched, Unsuited
 from dsa_compiler.emit.kernel_pass import KernelPass, Scope
 from dsa_compiler.emit.marked import PRAGMA, named_instruction, plans_as_named
 from dsa_compiler.emit.nest import Axis, Nest, extract
@@ -29,6 +30,7 @@ from dsa_compiler.emit.recognize_reduce import reductions
 from dsa_compiler.emit.recognize_transpose import every_other, transposes
 from dsa_compiler.emit.recognize_vector import elementwise
 from dsa_compiler.emit.recognize_window import added_windows, windows
+from dsa_compiler.emit.reduction_steps import add_partial
 from dsa_compiler.emit.vector_engine import VectorEngine
 from dsa_compiler.emit.write_back import write
 from dsa_compiler.errors import UserError
@@ -95,12 +97,20 @@ class Emission(KernelPass):
         whole = self._whole_version(data, plan, context)
         chosen = plan or whole
         if chosen is None:
-            return self._leave(nest, reason)
+            return self._in_steps(nest, data, scope) or self._leave(nest, reason)
         self.emitted.append(Emitted((data,), chosen, self.trips))
         partial = write(plan, data.axes, scope) if plan is not None else self._leave(nest, reason)
         if whole is None:
             return partial
         return IfThenElse(tir.conjunction(_is_whole(data)), write(whole, _exact(data).axes, scope), partial)
+
+    def _in_steps(self, stmt: Stmt, nest: Nest, scope: Scope) -> Stmt | None:
+        """A reduction that goes on from an earlier value: a partial one and one operation; None for other nests."""
+        added = accumulation(nest.value, nest.store, nest.loads)
+        if added is None or not reduced_axes(nest.store):
+            return None
+        steps = add_partial(stmt, nest, added, self.target)
+        return None if steps is None else self.walk(steps, scope)
 
     def _leave(self, nest: Stmt, reason: str) -> Stmt:
         self.leftovers.append(Leftover(nest, reason, self.trips))
@@ -127,13 +137,13 @@ class Emission(KernelPass):
     def _cheapest(self, nest: Nest, context: Context) -> tuple[Plan | None, str]:
         """The cheapest plan of any family, or why there is none."""
         found: list[Plan] = []
-        reasons: list[str] = []
+        reasons: list[Unmatched] = []
         for recognizer in RECOGNIZERS:
             try:
                 found.extend(recognizer(nest, context))
             except Unmatched as unmatched:
-                reasons.append(str(unmatched))
-        return self.costs.cheapest(found, nest.axes), next(iter(reasons), "no instruction has this form")
+                reasons.append(unmatched)
+        return self.costs.cheapest(found, nest.axes), _told(reasons)
 
     def _walk_sequence(self, stmt: SeqStmt, scope: Scope) -> Stmt:
         done: list[Stmt] = []
@@ -170,12 +180,18 @@ class Emission(KernelPass):
     def _merge_pair(self, init: Nest, update: Nest, condition: tir.Expr | None, scope: Scope) -> Stmt | None:
         context = self._context(scope)
         try:
-            plan, again = first_products(init, update, context)
+            plans = first_products(init, update, context)
         except Unmatched:
             return None if condition is not None else self._start_pair(init, update, context)
-        self.emitted.append(Emitted((init, update), plan, self.trips))
-        start = write(plan, update.axes, scope)
-        return start if condition is None else IfThenElse(condition, start, write(again, update.axes, scope))
+        self.emitted.append(Emitted((init, update), plans[0], self.trips))
+        partial = _first_and_next(plans, update, condition, scope)
+        if not plans[0].outer or all(a.exact for a in update.axes):
+            return partial
+        exact = _exact(update)
+        whole = first_products(_exact(init), exact, context)
+        if len(whole[0].outer) >= len(plans[0].outer):
+            return partial
+        return IfThenElse(tir.conjunction(_is_whole(update)), _first_and_next(whole, exact, condition, scope), partial)
 
     def _start_pair(self, init: Nest, update: Nest, context: Context) -> Stmt | None:
         """Reductions and windows that write their result instead of adding to it."""
@@ -215,6 +231,18 @@ class Emission(KernelPass):
         if plan is None:
             raise Unmatched("no placement of its operands is legal")
         return plan
+
+
+def _told(reasons: list[Unmatched]) -> str:
+    """The reasons of the families that the nest is near to; else of any."""
+    near = [r for r in reasons if not isinstance(r, Unsuited)] or reasons
+    return "; ".join(dict.fromkeys(str(r) for r in near)) or "no instruction has this form"
+
+
+def _first_and_next(plans: tuple[Plan, Plan], nest: Nest, condition: tir.Expr | None, scope: Scope) -> Stmt:
+    """The product that starts an accumulator, under the condition of its start the one that adds to it."""
+    start = write(plans[0], nest.axes, scope)
+    return start if condition is None else IfThenElse(condition, start, write(plans[1], nest.axes, scope))
 
 
 def _exact(nest: Nest) -> Nest:

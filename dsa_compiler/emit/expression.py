@@ -19,6 +19,10 @@ class Unmatched(Exception):
     """No instruction carries this; the text says why, for the report."""
 
 
+class Unsuited(Unmatched):
+    """The nest is not of a family's form at all: a reason of interest only where there is no better one."""
+
+
 @dataclass(frozen=True)
 class Load:
     """The element that access number `slot` reads."""

@@ -16,8 +16,11 @@ from dsa_compiler.emit.kernel_pass import KernelPass, Scope
 from dsa_compiler.emit.nest import SCOPES
 
 PADDED_COPIES = frozenset(
-    {("ddr", "l1"), ("llb", "l1"), ("l1", "ddr"), ("l1", "llb"), ("l0c", "ddr"), ("l0c", "llb"), ("l1", "l0a")}
-)
+    {
+        ("ddr", "l1"), ("llb", "l1"), ("l1", "ddr"), ("l1", "llb"), ("l0c", "ddr"), ("l0c", "llb"), ("l1", "l0a"),
+        ("ddr", "llb"), ("llb", "ddr"),
+    }
+)  # fmt: skip
 """(source, destination) of copies whose predicate an instruction takes as padding."""
 
 
@@ -89,7 +92,7 @@ class Piece:
 
     def conditions(self) -> list[tir.Expr]:
         """Terms on loop variables alone that stand in the way of an instruction."""
-        found = list(self.guards)
+        found = [g for g in self.guards if not _accumulates(self.store, self.loops, g)]
         for call in tir.selects_of(self.store.value):
             if not tir.loads_of(call.args[0]) and not is_padding(call, self.store, self.loops):
                 found.extend(tir.conjuncts(call.args[0]))
@@ -120,14 +123,15 @@ def is_padding(call: Call, store: BufferStore, loops: tuple[For, ...]) -> bool:
     if store.value.same_as(call):
         pair = (SCOPES.get(str(load.source.scope())), SCOPES.get(str(store.buffer.scope())))
         return pair in PADDED_COPIES
-    return _accumulates(store, loops, call)
+    return _accumulates(store, loops, call.args[0])
 
 
-def _accumulates(store: BufferStore, loops: tuple[For, ...], call: Call) -> bool:
-    """Whether the store adds up over an axis that the condition is on."""
+def _accumulates(store: BufferStore, loops: tuple[For, ...], condition: tir.Expr) -> bool:
+    """Whether the store adds up over an axis that the condition is on, as well as on one that it keeps."""
     kept = tir.free_variables(list(store.indices))
     gone = {l.loop_var for l in loops} - kept
-    return bool(gone & tir.free_variables(call.args[0]))
+    used = tir.free_variables(condition)
+    return bool(gone & used) and any(l.source.same_as(store.buffer) for l in tir.loads_of(store.value))
 
 
 def _cut_at(piece: Piece, term: tir.Expr, var: Var, scope: Scope) -> list[Piece] | None:

@@ -10,7 +10,7 @@ from tvm import tirx
 from dsa_compiler.emit import tir
 from dsa_compiler.emit.conditions import bound_on
 from dsa_compiler.emit.context import Context
-from dsa_compiler.emit.expression import Apply, Const, Load, Node, Unmatched
+from dsa_compiler.emit.expression import Apply, Const, Load, Node, Unmatched, Unsuited
 from dsa_compiler.emit.nest import Access, Nest
 from dsa_compiler.emit.plan import Placed, Plan, placed
 from dsa_compiler.emit.vector_engine import Fit
@@ -61,7 +61,7 @@ def _copied(nest: Nest) -> tuple[Load | None, bool]:
 def _plain(nest: Nest, source: Access, opcode: str, context: Context) -> Iterator[Plan]:
     dst, src = context.part(opcode, "dst", nest.store), context.part(opcode, "src", source)
     if dst is None or src is None:
-        raise Unmatched(f"{opcode} does not take {source.dtype} from {source.scope} to {nest.store.scope}")
+        raise Unsuited(f"{opcode} does not take {source.dtype} from {source.scope} to {nest.store.scope}")
     for fit in context.engine.fits(nest.axes, [dst, src]):
         yield Plan(opcode, (placed(dst, fit, 0), placed(src, fit, 1)), outer=fit.outer)
 
@@ -108,7 +108,7 @@ def _padded(nest: Nest, source: Access, opcode: str, context: Context) -> Iterat
     single = frozenset(n for n, box in boxes.items() if context.scope.upper(box.extent) == 1)
     dst, src = context.part(opcode, "dst", nest.store), context.part(opcode, "src", _with_free_strides(source, single))
     if dst is None or src is None:
-        raise Unmatched(f"{opcode} does not take {source.dtype} from {source.scope} to {nest.store.scope}")
+        raise Unsuited(f"{opcode} does not take {source.dtype} from {source.scope} to {nest.store.scope}")
     for fit in context.engine.fits(nest.axes, [dst, src], unmergeable=frozenset(boxes)):
         if set(fit.outer) & set(boxes):
             continue

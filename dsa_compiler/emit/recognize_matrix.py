@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from dsa_compiler.emit.context import Context
-from dsa_compiler.emit.expression import Apply, Load, Node, Unmatched
+from dsa_compiler.emit.expression import Apply, Load, Node, Unmatched, Unsuited
 from dsa_compiler.emit.nest import Access, Nest
 from dsa_compiler.emit.plan import Placed, Plan
 from dsa_compiler.emit.vector_engine import Group, Part
@@ -46,7 +46,7 @@ def accumulate(nest: Nest, lhs: Access, rhs: Access, context: Context) -> Plan:
     for role, access in (("acc", nest.store), ("lhs", lhs), ("rhs", rhs)):
         part = context.part("matmul_acc", role, access)
         if part is None:
-            raise Unmatched(f"matmul_acc does not take {access.dtype} in {access.scope} as {role}")
+            raise Unsuited(f"matmul_acc does not take {access.dtype} in {access.scope} as {role}")
         context.engine.require_aligned_base(access)
         parts.append(part)
     rows, columns, depth, batch = _sort_axes(nest, lhs, rhs)

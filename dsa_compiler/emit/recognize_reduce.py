@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dsa_compiler.emit.accumulation import REDUCING, accumulation, reduced_axes
 from dsa_compiler.emit.context import Context
-from dsa_compiler.emit.expression import Apply, Const, Load, Node, Unmatched
+from dsa_compiler.emit.expression import Apply, Const, Load, Node, Unmatched, Unsuited
 from dsa_compiler.emit.nest import Access, Nest
 from dsa_compiler.emit.neutral import is_neutral
 from dsa_compiler.emit.plan import Placed, Plan
@@ -30,7 +30,7 @@ def reductions(init: Nest, update: Nest, context: Context) -> Iterator[Plan]:
     source = update.loads[load.slot]
     dst, src = context.part(opcode, "dst", update.store), context.part(opcode, "src", source)
     if dst is None or src is None:
-        raise Unmatched(f"{opcode} does not take {source.dtype} in {source.scope} to {update.store.scope}")
+        raise Unsuited(f"{opcode} does not take {source.dtype} in {source.scope} to {update.store.scope}")
     for part in (dst, src):
         context.engine.require_aligned_base(part.access)
     groups = context.engine.merged(update.axes, [dst, src])

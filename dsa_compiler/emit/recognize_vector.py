@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsa_compiler.emit.context import Context
-from dsa_compiler.emit.expression import Apply, Load, Node, Unmatched
+from dsa_compiler.emit.expression import Apply, Load, Node, Unmatched, Unsuited
 from dsa_compiler.emit.nest import Access, Nest
 from dsa_compiler.emit.plan import Plan, placed
 
@@ -72,7 +72,7 @@ def plans_of(
     for role, access in accesses:
         part = context.part(opcode, role, access)
         if part is None:
-            raise Unmatched(f"{opcode} does not take {access.dtype} in {access.scope} as {role}")
+            raise Unsuited(f"{opcode} does not take {access.dtype} in {access.scope} as {role}")
         parts.append(part)
     for fit in context.engine.fits(nest.axes, parts):
         yield Plan(opcode, tuple(placed(p, fit, n) for n, p in enumerate(parts)), attrs, fit.outer)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dsa_compiler.emit.accumulation import accumulation, reduced_axes
 from dsa_compiler.emit.context import Context
-from dsa_compiler.emit.expression import Apply, Const, Load, Node, Unmatched
+from dsa_compiler.emit.expression import Apply, Const, Load, Node, Unmatched, Unsuited
 from dsa_compiler.emit.nest import Access, Nest
 from dsa_compiler.emit.neutral import is_neutral
 from dsa_compiler.emit.plan import Placed, Plan
@@ -18,6 +18,7 @@ from dsa_compiler.emit.windows import (
     count_of,
     image_windows,
     is_still,
+    require_on_image,
     source_of,
     span_of,
     window_attrs,
@@ -52,8 +53,9 @@ def window_plan(init: Nest | None, update: Nest, context: Context) -> Plan:
     kept = [n for n in range(len(update.axes)) if n not in taps and n != channel]
     outer = [n for n in kept if not _on_image(source, n)]
     outputs = [n for n in kept if n not in outer]
+    update = _with_guards_as_predicate(update, added.op)
     windows = image_windows(update, source, outputs, taps)
-    _require_pads(update, windows, added.op)
+    require_on_image(update, update.predicate, windows)
     if weights is not None:
         _require_taps(update, weights, windows, channel)
     return _plan(opcode, update, source, weights, windows, channel, outer, context)
@@ -109,14 +111,14 @@ def _on_image(source: Access, axis: int) -> bool:
     return any(not is_still(source.slopes[d][axis]) for d in dims)
 
 
-def _require_pads(nest: Nest, windows: tuple[Window, Window], op: str) -> None:
-    """Conditions are on the image, and what they leave out takes no part."""
-    image = {n for w in windows for n in (w.output, w.kernel) if n >= 0}
-    for condition in (*nest.predicate, *nest.guards):
-        if not condition.axes or not set(condition.axes) <= image:
-            raise Unmatched(f"the condition {condition.expr} is not on the image")
+def _with_guards_as_predicate(nest: Nest, op: str) -> Nest:
+    """The nest with one predicate for the taps that take part.
+
+    Raises `Unmatched` where a tap that is padding takes part with a value of its own.
+    """
     if nest.predicate and not is_neutral(op, float(nest.otherwise or 0), nest.loads[nest.padded].dtype):
         raise Unmatched(f"a window is padded with {nest.otherwise}, which takes part in the result")
+    return replace(nest, predicate=(*nest.predicate, *nest.guards), guards=())
 
 
 def _require_taps(nest: Nest, weights: Access, windows: tuple[Window, Window], channel: int) -> None:
@@ -132,9 +134,8 @@ def _plan(
     opcode: str, nest: Nest, source: Access, weights: Access | None, windows: tuple[Window, Window], channel: int,
     outer: list[int], context: Context,
 ) -> Plan:  # fmt: skip
-    bounded = nest if not nest.guards else _guards_as_predicate(nest)
     simplify = context.scope.simplify
-    spans = (span_of(bounded, source, windows[0], simplify), span_of(bounded, source, windows[1], simplify))
+    spans = (span_of(nest, source, windows[0], simplify), span_of(nest, source, windows[1], simplify))
     channels = count_of(nest, channel)
     src = source_of(source, windows, spans, channels)
     result = _result(opcode, nest, windows, channels, context)
@@ -147,10 +148,6 @@ def _plan(
     for operand in operands:
         _require_legal(opcode, operand, outer, context)
     return Plan(opcode, tuple(operands), attrs, tuple(outer), tuple(as_expr(s.extent) for s in spans))
-
-
-def _guards_as_predicate(nest: Nest) -> Nest:
-    return replace(nest, predicate=(*nest.predicate, *nest.guards))
 
 
 def _taps(kernel: list[Count]) -> object:
@@ -193,7 +190,7 @@ def _weights(weights: Access, windows: tuple[Window, Window], kernel: list[Count
 def _require_legal(opcode: str, operand: Placed, outer: list[int], context: Context) -> None:
     access = operand.access
     if context.part(opcode, operand.role, access) is None:
-        raise Unmatched(f"{opcode} does not take {access.dtype} in {access.scope} as {operand.role}")
+        raise Unsuited(f"{opcode} does not take {access.dtype} in {access.scope} as {operand.role}")
     unit = context.engine.unit_elements(access)
     context.engine.require_aligned_base(replace(access, base=operand.base))
     walked = [s for s, b in zip(operand.strides[:-1], operand.bounds, strict=False) if b > 1]

@@ -37,6 +37,19 @@ def reduce_stepwise(stmt: Stmt, nest: Nest, added: Accumulation, target: Target,
     return _steps(stmt, nest, added, source, set(first.axes), target)
 
 
+def add_partial(stmt: Stmt, nest: Nest, added: Accumulation, target: Target) -> Stmt | None:
+    """A reduction that adds to what is there: a partial one from the neutral value on, then one operation.
+
+    for j: acc[0] += x[j]                               before
+    t[0] = 0; for j: t[0] += x[j]                       after
+    acc[0] += t[0]
+    """
+    rest = strip_widening(added.rest)
+    if not isinstance(rest, Load) or nest.predicate or nest.guards:
+        return None
+    return _steps(stmt, nest, added, nest.loads[rest.slot], set(reduced_axes(nest.store)), target)
+
+
 def _groups(nest: Nest, source: Access, target: Target, scope: Scope) -> list[Group]:
     """The reduced axes, merged as far as the source allows."""
     engine = VectorEngine(target, scope)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from dsa_compiler.emit import tir
-from dsa_compiler.emit.expression import Unmatched
+from dsa_compiler.emit.expression import Unmatched, Unsuited
 from dsa_compiler.emit.nest import Access, Condition, Nest
 from dsa_compiler.emit.plan import Placed
 
@@ -157,12 +157,12 @@ def image_windows(nest: Nest, source: Access, outputs: list[int], taps: list[int
     for n in [*outputs, *taps]:
         dims = [d for d, s in enumerate(source.slopes) if not is_still(s[n])]
         if len(dims) != 1:
-            raise Unmatched("an axis of the window walks several dimensions of the tensor")
+            raise Unsuited("an axis of the window walks several dimensions of the tensor")
         pairs.setdefault(dims[0], []).append(n)
     last = len(source.slopes) - 1
     image = sorted(pairs) or [last - 1]
     if last in pairs or len(image) > 2 or last < 2:
-        raise Unmatched("the window does not walk rows and columns of a channel-last tensor")
+        raise Unsuited("the window does not walk rows and columns of a channel-last tensor")
     dims = image if len(image) == 2 else _with_neighbour(image[0], last)
     high, wide = (walk(nest, source, dim, pairs.get(dim, []), set(outputs)) for dim in dims)
     return high, wide

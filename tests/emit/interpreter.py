@@ -22,7 +22,8 @@ from dsa_compiler.isa.table import OPCODES
 
 def run_tvm(func: PrimFunc, arrays: list[np.ndarray]) -> None:
     """Run a function on the CPU, in place."""
-    lib = tvm.compile(tvm.IRModule({"main": func.with_attr("global_symbol", "main")}), target={"kind": "llvm", "opt-level": 0})
+    module = tvm.IRModule({"main": func.with_attr("global_symbol", "main")})
+    lib = tvm.compile(module, target={"kind": "llvm", "opt-level": 0})
     tensors = [tvm.runtime.tensor(a) for a in arrays]
     lib["main"](*tensors)
     for array, tensor in zip(arrays, tensors, strict=True):

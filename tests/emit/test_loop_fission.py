@@ -142,7 +142,12 @@ def test_one_store_is_left_unchanged():
 
 def test_only_the_statements_that_depend_on_each_other_stay_together():
     @T.prim_func(s_tir=True)
-    def partly(x: T.Buffer((8,), "float32"), s: T.Buffer((1,), "float32"), y: T.Buffer((8,), "float32"), z: T.Buffer((8,), "float32")):
+    def partly(
+        x: T.Buffer((8,), "float32"),
+        s: T.Buffer((1,), "float32"),
+        y: T.Buffer((8,), "float32"),
+        z: T.Buffer((8,), "float32"),
+    ):
         for i in range(8):
             s[0] = x[i] * T.float32(2)
             y[i] = s[0]

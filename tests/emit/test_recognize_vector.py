@@ -8,10 +8,14 @@ from dsa_compiler.emit.expression import UNARY_SPELLING
 from tests.emit.checks import assert_emitted, reasons
 
 
+def in_l1(name, shape, dtype):
+    return tirx.decl_buffer(shape, dtype, name, scope="global.l1", layout=None)
+
+
 def elementwise(value, dtype="float32", sources=1, result=None, shape=(6, 40), pitch=64):
     """A kernel `y[i, j] = value(sources)` in L1."""
-    buffers = [tirx.decl_buffer((shape[0], pitch), dtype, f"x{n}", scope="global.l1", layout=None) for n in range(sources)]
-    y = tirx.decl_buffer((shape[0], pitch), result or dtype, "y", scope="global.l1", layout=None)
+    buffers = [in_l1(f"x{n}", (shape[0], pitch), dtype) for n in range(sources)]
+    y = in_l1("y", (shape[0], pitch), result or dtype)
     i, j = Var("i", "int32"), Var("j", "int32")
     stored = value(*(b[i, j] for b in buffers))
     body = BufferStore(y, stored, [i, j])
@@ -22,6 +26,11 @@ def elementwise(value, dtype="float32", sources=1, result=None, shape=(6, 40), p
 
 def f32(value):
     return tirx.const(value, "float32")
+
+
+def cubic(x):
+    """The argument of the tanh form of gelu."""
+    return f32(0.7978845608) * (x + f32(0.044715) * tirx.pow(x, f32(3)))
 
 
 def widened(function):
@@ -82,7 +91,7 @@ def test_pairs(name, dtype, part):
         ("gelu", lambda x: x * (f32(0.5) + f32(0.5) * tirx.erf(x * f32(0.70710678)))),
         ("gelu", lambda x: f32(0.5) * x * (f32(1) + tirx.erf(x / f32(1.41421356)))),
         ("gelu", lambda x: f32(0.5) * (x * (tirx.erf(x * f32(0.70710678)) + f32(1)))),
-        ("gelu_tanh", lambda x: f32(0.5) * x * (f32(1) + tirx.tanh(f32(0.7978845608) * (x + f32(0.044715) * tirx.pow(x, f32(3)))))),
+        ("gelu_tanh", lambda x: f32(0.5) * x * (f32(1) + tirx.tanh(cubic(x)))),
         ("softplus", lambda x: tirx.log(f32(1) + tirx.exp(x))),
         ("softsign", lambda x: x / (f32(1) + tirx.abs(x))),
         ("mish", lambda x: x * tirx.tanh(tirx.log(f32(1) + tirx.exp(x)))),
@@ -137,7 +146,10 @@ def test_integers(name, part):
     assert assert_emitted(elementwise(node, "int32", 2), part).counts == {name: 1}
 
 
-@pytest.mark.parametrize(("source", "result"), [("float32", "float16"), ("int8", "float32"), ("float16", "int32"), ("uint8", "int32")])
+CASTS = [("float32", "float16"), ("int8", "float32"), ("float16", "int32"), ("uint8", "int32")]
+
+
+@pytest.mark.parametrize(("source", "result"), CASTS)
 def test_casts(source, result, v1):
     assert_emitted(elementwise(lambda x: tirx.Cast(result, x), source, result=result), v1)
 
