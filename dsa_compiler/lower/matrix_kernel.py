@@ -387,8 +387,7 @@ class MatrixKernel:
         columns = p.columns_in(t.piece_columns)
         partial = rows is not None and t.piece_rows % t.rows != 0
 
-        def element(r: Expr, x: Expr, c: Expr) -> Stmt:
-            y = first + r if rows is not None else r
+        def element(y: Expr, x: Expr, c: Expr) -> Stmt:
             yy, xx = top + y, left + x
             value = self.o.a[tuple(self.o.a_index(b, image, yy, xx, base + c))]
             guards = [] if c0 is None else [below(base + c, p.channels, self.k_blocks[0] * t.c - 1)]
@@ -404,7 +403,7 @@ class MatrixKernel:
                 guards.append(y < integer(piece))
             return when(guards, store(a1, [y, x, c], value))
 
-        return nest([("y", count), ("x", columns), ("c", channels)], element)
+        return nest([("y", count), ("x", columns), ("c", channels)], element, start={"y": first})
 
     def _load_lines(
         self, lines: Lines, a1: Buffer, b: Expr, image: Expr, y0: Expr, x0: Expr, rows: tuple[Expr, int] | None
@@ -550,9 +549,8 @@ class MatrixKernel:
         load, b1, b_base = self._b_source(held, b, number, ni, block, load_b)
         move_b = self._move_b(b0, b1, b_base, cc, number)
         first = [c for c in (is_zero(cc), is_zero(kh), is_zero(kw)) if c is not True]
-        init = self._initialise(acc, held, y0, x0, ty, tx, number)
-        product = self._product(acc, a0, b0, y0, x0, ty, tx, cc, number)
-        multiply = sequence(init, product) if not first else when(first, sequence(init, product), self._product(acc, a0, b0, y0, x0, ty, tx, cc, number))
+        start = self._product(acc, a0, b0, y0, x0, ty, tx, cc, number, held)
+        multiply = when(first, start, self._product(acc, a0, b0, y0, x0, ty, tx, cc, number) if first else None)
         return sequence(*load, allocate(a0, t.ring_l0), move_a, allocate(b0, t.ring_l0), move_b, multiply)
 
     def _move_a(
@@ -621,29 +619,27 @@ class MatrixKernel:
             guards.append(cc * t.c + k < integer(p.channels))
         return guards
 
-    def _initialise(
-        self, acc: Buffer, held: dict[str, Buffer], y0: Expr, x0: Expr, ty: Expr, tx: Expr, number: Expr
-    ) -> Stmt:
-        p, t = self.p, self.t
-
-        def element(r: Expr, w: Expr, n: Expr) -> Stmt:
-            value = held["bias0"][integer(0), n] if "bias0" in held else constant(0, p.accumulator)
-            guards = [*self._inside(y0, x0, ty, tx, r, w), below(number * t.n + n, p.out_channels, self.chunks * t.n - 1)]
-            return when(guards, store(acc, [r, w, n], value))
-
-        return nest([("r", t.rows), ("w", t.columns), ("n", t.n)], element)
-
     def _product(
-        self, acc: Buffer, a0: Buffer, b0: Buffer, y0: Expr, x0: Expr, ty: Expr, tx: Expr, cc: Expr, number: Expr
-    ) -> Stmt:
+        self, acc: Buffer, a0: Buffer, b0: Buffer, y0: Expr, x0: Expr, ty: Expr, tx: Expr, cc: Expr, number: Expr,
+        start: dict[str, Buffer] | None = None,
+    ) -> Stmt:  # fmt: skip
+        """Multiply and accumulate; `start` holds the bias, if any, from which the accumulators start."""
         p, t = self.p, self.t
 
-        def element(r: Expr, w: Expr, n: Expr, k: Expr) -> Stmt:
+        def step(r: Expr, w: Expr, n: Expr, k: Expr) -> Stmt:
             guards = [*self._inside(y0, x0, ty, tx, r, w), *self._column_guards(cc, number, k, n)]
             product = cast(a0[r * t.columns + w, k], p.accumulator) * cast(b0[k, n], p.accumulator)
             return when(guards, store(acc, [r, w, n], acc[r, w, n] + product))
 
-        return nest([("r", t.rows), ("w", t.columns), ("n", t.n), ("k", self.k_chunk)], element)
+        def element(r: Expr, w: Expr, n: Expr) -> Stmt:
+            steps = nest([("k", self.k_chunk)], lambda k: step(r, w, n, k))
+            if start is None:
+                return steps
+            value = start["bias0"][integer(0), n] if "bias0" in start else constant(0, p.accumulator)
+            guards = [*self._inside(y0, x0, ty, tx, r, w), below(number * t.n + n, p.out_channels, self.chunks * t.n - 1)]
+            return sequence(when(guards, store(acc, [r, w, n], value)), steps)
+
+        return nest([("r", t.rows), ("w", t.columns), ("n", t.n)], element)
 
     # ---- epilogue --------------------------------------------------------------------------------------------
     def _epilogue(

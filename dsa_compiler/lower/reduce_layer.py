@@ -51,20 +51,28 @@ class _Tile:
     def fold(self, target: Buffer, first: float, combine: Callable[[Expr, Expr], Expr], value: Element) -> Stmt:
         """`target[row]` = all of `value(at)` of the row combined, from `first` on."""
         dtype = str(target.dtype)
-        init = self.each_row(target, lambda *at: constant(first, dtype))
         kept = [(n, e) for a, (n, e) in enumerate(self.context.axes) if a not in self.reduced]
         inner = [(n, e) for a, (n, e) in enumerate(self.context.axes) if a in self.reduced]
         order = [a for a in range(len(self.context.axes)) if a not in self.reduced]
         order += sorted(self.reduced)
 
-        def element(*loops: Expr) -> Stmt:
-            by_axis = dict(zip(order, loops, strict=True))
-            at = [by_axis[a] for a in range(len(order))]
+        def place(loops: Sequence[Expr]) -> list[Expr]:
+            by_axis = dict(zip(order, [*loops, *[integer(0)] * (len(order) - len(loops))], strict=True))
+            return [by_axis[a] for a in range(len(order))]
+
+        def step(*loops: Expr) -> Stmt:
+            at = place(loops)
             row = self.row(at)
             result = combine(target[tuple(row)], cast(value(*at), dtype))
             return when(self.context.inside(at), store(target, row, result))
 
-        return sequence(init, nest([*kept, *inner], element))
+        def each(*outer: Expr) -> Stmt:
+            at = place(outer)
+            guards = [g for a, g in enumerate(self.context.inside(at)) if a not in self.reduced]
+            init = when(guards, store(target, self.row(at), constant(first, dtype)))
+            return sequence(init, nest(inner, lambda *loops: step(*outer, *loops)))
+
+        return nest(kept, each)
 
     def statistic(self, name: str, dtype: str) -> tuple[Buffer, Stmt]:
         """A buffer with one element a row."""

@@ -1,6 +1,6 @@
-"""Which tensors are stored at all: copies that only bring an image of few channels into channel-last order are not.
+"""How images of few channels are stored: convolutions over lines (`lower.lines`) take planes, or dense pixels.
 
-A convolution over lines (`lower.lines`) reads the planes as they are.
+Copies that only bring planes into channel-last order are not made, and channel-last pixels are stored without padding.
 """
 
 from __future__ import annotations
@@ -8,12 +8,51 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dsa_compiler.graph.layers import Layer, LayerGraph
-from dsa_compiler.graph.views import View
+from dsa_compiler.graph.views import View, flattened
 from dsa_compiler.lower.lines import takes_lines
 from dsa_compiler.target import Target
 
 
 def plan_storage(graph: LayerGraph, target: Target) -> LayerGraph:
+    """The graph with images of few channels stored as convolutions read them best."""
+    return store_pixels_dense(read_planes(graph, target), target)
+
+
+def store_pixels_dense(graph: LayerGraph, target: Target) -> LayerGraph:
+    """The graph with every activation dense that elementwise layers write whole and convolutions read as lines."""
+    tensors = dict(graph.tensors)
+    layers = list(graph.layers)
+    for name, tensor in graph.tensors.items():
+        if tensor.role != "activation" or tensor.dense or len(tensor.shape) != 4:
+            continue
+        writers = [n for n, layer in enumerate(layers) if layer.output.tensor == name]
+        users = [n for n, layer in enumerate(layers) if any(v.tensor == name for v in layer.inputs)]
+        plain = [layers[n].kind == "elementwise" and graph.whole(layers[n].output) for n in writers]
+        if len(writers) != 1 or not all(plain) or not users:
+            continue
+        if all(_reads_dense_lines(layers[n], name, graph, target) for n in users):
+            tensors[name] = replace(tensor, dense=True)
+            for n in (*writers, *users):
+                layers[n] = _flattened(layers[n], name, tensor.columns)
+    return replace(graph, layers=tuple(layers), tensors=tensors)
+
+
+def _reads_dense_lines(layer: Layer, name: str, graph: LayerGraph, target: Target) -> bool:
+    """Whether `name` is the whole image of a convolution that takes lines if the pixels are dense."""
+    number = _image(layer, name)
+    tensor = graph.tensors[name]
+    if number is None or not graph.whole(layer.inputs[number]):
+        return False
+    return takes_lines(layer, flattened(layer.inputs[number], tensor.columns), tensor, target)
+
+
+def _flattened(layer: Layer, name: str, columns: int) -> Layer:
+    """The layer with its views of a tensor that has become dense."""
+    flat = lambda v: flattened(v, columns) if v.tensor == name else v  # noqa: E731
+    return replace(layer, inputs=tuple(flat(v) for v in layer.inputs), output=flat(layer.output))
+
+
+def read_planes(graph: LayerGraph, target: Target) -> LayerGraph:
     """The graph without copies whose consumers can all read the source of the copy.
 
     Before: `t = copy(x)`, `y = conv2d(t)`. After: `y = conv2d(x)`, if x has contiguous lines and few channels, and
@@ -43,14 +82,22 @@ def _is_whole_copy(layer: Layer, graph: LayerGraph) -> bool:
 
 
 def _reads_lines(layer: Layer, name: str, copy: Layer, graph: LayerGraph, target: Target) -> bool:
-    """Whether `name` is the image of a convolution, and nothing else there, and its lines can be read by `copy`'s view."""
-    reading = [n for n, v in enumerate(layer.inputs) if v.tensor == name]
-    call = layer.calls[layer.master]
-    if layer.kind != "conv2d" or len(reading) != 1 or call.args[0] != ("input", reading[0]) or _uses(layer, reading[0]) != 1:
-        return False
+    """Whether `name` is the whole image of a convolution whose lines can be read by `copy`'s view."""
+    number = _image(layer, name)
     source: View = copy.inputs[0]
     tensor = graph.tensors[source.tensor]
-    return graph.whole(layer.inputs[reading[0]]) and tensor.dtype == graph.tensors[name].dtype and takes_lines(layer, source, tensor, target)
+    if number is None or tensor.dtype != graph.tensors[name].dtype or not graph.whole(layer.inputs[number]):
+        return False
+    return takes_lines(layer, source, tensor, target)
+
+
+def _image(layer: Layer, name: str) -> int | None:
+    """The input by which a convolution reads `name` as its image; None if it does not, or reads it otherwise too."""
+    reading = [n for n, v in enumerate(layer.inputs) if v.tensor == name]
+    if layer.kind != "conv2d" or len(reading) != 1:
+        return None
+    image = layer.calls[layer.master].args[0] == ("input", reading[0])
+    return reading[0] if image and _uses(layer, reading[0]) == 1 else None
 
 
 def _uses(layer: Layer, number: int) -> int:

@@ -43,12 +43,19 @@ def sequence(*stmts: Stmt | None) -> Stmt:
     return flat[0] if len(flat) == 1 else SeqStmt(flat)
 
 
-def loop(name: str, extent: int, body: Callable[[Expr], Stmt], annotations: Mapping[str, int] | None = None) -> Stmt:
-    """`for name in range(extent): body(name)`; without a loop if there is one iteration."""
+def loop(
+    name: str,
+    extent: int,
+    body: Callable[[Expr], Stmt],
+    annotations: Mapping[str, int] | None = None,
+    start: Expr | None = None,
+) -> Stmt:
+    """`for name in range(start, start + extent): body(name)`; without a loop if there is one iteration."""
+    first = integer(0) if start is None else start
     if extent == 1:
-        return body(integer(0))
+        return body(first)
     var = Var(name, "int64")
-    return For(var, integer(0), integer(extent), ForKind.SERIAL, body(var), None, dict(annotations or {}))
+    return For(var, first, integer(extent), ForKind.SERIAL, body(var), None, dict(annotations or {}))
 
 
 def tile_loop(name: str, extent: int, body: Callable[[Expr], Stmt]) -> Stmt:
@@ -61,8 +68,8 @@ def core_loop(name: str, extent: int, weight: int, body: Callable[[Expr], Stmt])
     return loop(name, extent, body, {"dsac.core": weight})
 
 
-def nest(axes: Sequence[tuple[str, int]], body: Callable[..., Stmt]) -> Stmt:
-    """Loops over `axes` (name, extent), outermost first, around `body(*indices)`."""
+def nest(axes: Sequence[tuple[str, int]], body: Callable[..., Stmt], start: Mapping[str, Expr] | None = None) -> Stmt:
+    """Loops over `axes` (name, extent), outermost first, around `body(*indices)`; `start` holds bounds that are not 0."""
     indices: list[Expr] = []
 
     def build(depth: int) -> Stmt:
@@ -76,7 +83,7 @@ def nest(axes: Sequence[tuple[str, int]], body: Callable[..., Stmt]) -> Stmt:
             indices.pop()
             return stmt
 
-        return loop(name, extent, inner)
+        return loop(name, extent, inner, start=(start or {}).get(name))
 
     return build(0)
 

@@ -225,7 +225,6 @@ class WindowKernel:
         axes = [("r", t.rows), ("w", t.columns), ("c", self.depth)]
         acc = buffer("acc1", (t.rows, t.columns, self.depth), acc_dtype, "l1")
         first = constant(lowest(acc_dtype) if p.reduction == "max" else 0.0, acc_dtype)
-        init = nest(axes, lambda r, w, c: when(inside(r, w), store(acc, [r, w, c], first)))
 
         def window(r: Expr, w: Expr, c: Expr, kh: Expr, kw: Expr) -> Stmt:
             value = src1[r * p.stride[0] + kh * p.dilation[0], w * p.stride[1] + kw * p.dilation[1], c]
@@ -239,7 +238,12 @@ class WindowKernel:
             return when(inside(r, w), store(acc, [r, w, c], result))
 
         reduce_axes = [("kh", p.kernel[0]), ("kw", p.kernel[1])]
-        reduced = sequence(allocate(acc, 2), init, nest([*axes, *reduce_axes], window))
+
+        def element(r: Expr, w: Expr, c: Expr) -> Stmt:
+            init = when(inside(r, w), store(acc, [r, w, c], first))
+            return sequence(init, nest(reduce_axes, lambda kh, kw: window(r, w, c, kh, kw)))
+
+        reduced = sequence(allocate(acc, 2), nest(axes, element))
         return sequence(reduced, self._finish(acc, fixed, image, y0, x0, c0))
 
     def _finish(
