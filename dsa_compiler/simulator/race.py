@@ -18,7 +18,7 @@ from dsa_compiler.isa.definition import ROLES
 from dsa_compiler.isa.table import BY_CODE
 from dsa_compiler.program.tables import Program
 from dsa_compiler.simulator.memories import memory_name
-from dsa_compiler.simulator.order_loop import STUCK, run_order
+from dsa_compiler.simulator.order_loop import COMPLETE, STUCK, run_order
 from dsa_compiler.simulator.order_state import (
     FOUND,
     OVERFLOWS,
@@ -47,7 +47,7 @@ class Finding:
 class OrderReport:
     """What `analyse_order` found; `deadlock` names the blocked queues or is empty.
 
-    `raised`: flags that end above 0. The manual allows it, but where waits and sets are meant to be even it tells
+    `raised`: flags that end above 0, if the analysis reached the end. The manual allows it, but where waits and sets are meant to be even it tells
     of a wait too few.
     """
 
@@ -80,18 +80,18 @@ def analyse_order(program: Program, *, costs: np.ndarray | None = None, queues: 
     inputs, flags, shared = order_input(program, queues, costs["latency"])
     state = new_order_state(inputs, queues, shared)
     segment_of = program.entries["segment"][queues.order]
-    outcome = 0
+    outcome = COMPLETE
     for segment in queues.segments:
         state.queue["stop"] = segment_ends(segment_of, queues.first, segment)
         outcome = run_order(inputs, state)
-        if outcome != 0:
+        if outcome != COMPLETE:
             break
         _complete_all(inputs, state)
     found = state.findings[: state.integers[FOUND]]
     return OrderReport(
         findings=tuple(_finding(program, queues, inputs, flags, row) for row in found),
         deadlock=_deadlock(queues, inputs, state, flags) if outcome == STUCK else "",
-        raised=_raised(program, state, flags),
+        raised=_raised(program, state, flags) if outcome == COMPLETE else (),
         entries_run=int(state.integers[STEPS]),
     )
 
