@@ -47,8 +47,8 @@ class Finding:
 class OrderReport:
     """What `analyse_order` found; `deadlock` names the blocked queues or is empty.
 
-    `raised`: flags that end above 0, if the analysis reached the end. The manual allows it, but where waits and sets are meant to be even it tells
-    of a wait too few.
+    `raised`: flags that end above 0, if the analysis reached the end. The manual allows it, but where waits and
+    sets are meant to be even it tells of a wait too few.
     """
 
     findings: tuple[Finding, ...]
