@@ -132,7 +132,9 @@ class _Expander:
 
     def _allocate(self, alloc: AllocBuffer, frame: _Frame) -> None:
         ring = int(alloc.annotations[RING]) if alloc.annotations and RING in alloc.annotations else 1
-        number = self.add_buffer(alloc.buffer, ring)
+        number = self.numbers.get(alloc.buffer)
+        if number is None:          # a pass may have copied the body, and with it the allocation
+            number = self.add_buffer(alloc.buffer, ring)
         _, first = np.unique(frame.core, return_index=True)
         starts = np.zeros(frame.length, np.int64)
         starts[first] = np.diff(np.concatenate([[0], first]))
