@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ci.bench import convolution, product, resnet18
+from ci.bench import convolution, prediction, product, resnet18
 from ci.bench.figures import Findings
 
 
@@ -35,6 +35,12 @@ def command(name: str, measure: Callable[..., Findings], *options: Callable[[Any
 command("product", product.measure)
 command("convolution", convolution.measure)
 command("resnet18", resnet18.measure)
+command(
+    "prediction", prediction.measure,
+    click.option("--count", default=200, show_default=True, help="Kernels."),
+    click.option("--seed", default=0, show_default=True),
+    click.option("--worst", default=5, show_default=True, help="Kernels to name, worst first."),
+)  # fmt: skip
 
 if __name__ == "__main__":
     main()

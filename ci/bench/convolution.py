@@ -7,7 +7,7 @@ from onnx import TensorProto
 import dsa_compiler as dsac
 from ci.bench.cases import one_node, random_weights
 from ci.bench.figures import Figure, Findings
-from ci.bench.layers import layer_times
+from ci.bench.layers import layer_times, short_tiling
 
 BATCH, CHANNELS, SIZE = 16, 256, 56
 WANTED, BUSY, BY_HAND = 0.85, 0.93, 0.93
@@ -29,7 +29,9 @@ def measure() -> Findings:
         anchor = layer.kind == "conv2d"
         efficiency = ideal / layer.cycles if anchor else None
         busy = layer.span_busy if anchor else None
-        found.rows.append((f"layer {layer.name} alone", layer.kind, layer.cycles, efficiency, busy, layer.tiling))
+        found.rows.append(
+            (f"layer {layer.name} alone", layer.kind, layer.cycles, efficiency, busy, short_tiling(layer.tiling))
+        )
         if anchor:
             what = "efficiency of the kernel, operands in ddr channel-last"
             found.figures.append(Figure(what, ideal / layer.cycles, WANTED))

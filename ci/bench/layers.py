@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,3 +65,9 @@ def matrix_span_busy(program: Program, timing: Timing) -> float:
     np.maximum.at(last, core, timing.end[products])
     busy = float((timing.end - timing.start)[products].sum())
     return busy / float((last - first).sum())
+
+
+def short_tiling(text: str) -> str:
+    """A tiling without its class, its ring sizes and what is as usual."""
+    inside = text.partition("(")[2].removesuffix(")")
+    return re.sub(r"(ring_\w+=\d+|panel_outer=True|stream_[ab]=False|panel=1)(, )?", "", inside).removesuffix(", ")

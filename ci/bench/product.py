@@ -7,7 +7,7 @@ from onnx import TensorProto
 import dsa_compiler as dsac
 from ci.bench.cases import one_cluster, one_node, random_weights
 from ci.bench.figures import Figure, Findings
-from ci.bench.layers import matrix_span_busy
+from ci.bench.layers import matrix_span_busy, short_tiling
 
 M, N, K = 4096, 1024, 1024
 WANTED, BUSY, BY_HAND = 0.90, 0.93, 0.94
@@ -30,7 +30,9 @@ def measure() -> Findings:
         run = executable.simulate(check=False)
         share = executable.program.info["mac_cycles"] / run.cycles
         busy = matrix_span_busy(executable.program, run.timing)
-        found.rows.append((what, len(executable.layers), run.cycles, share, busy, executable.layers[-1].kernel.tiling))
+        found.rows.append(
+            (what, len(executable.layers), run.cycles, share, busy, short_tiling(executable.layers[-1].kernel.tiling))
+        )
         if constants:
             found.figures.append(Figure("MAC utilisation, constant right operand", share, WANTED))
             found.figures.append(Figure("matrix engine busy from first to last product", busy, BUSY))

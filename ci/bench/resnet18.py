@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import dsa_compiler as dsac
 import models
 from ci.bench.figures import Figure, Findings
-from ci.bench.layers import LayerTime, layer_times
+from ci.bench.layers import LayerTime, layer_times, short_tiling
 from dsa_compiler.runtime.executable import Executable
 
 WANTED = 2.2e6
@@ -93,14 +93,18 @@ def measure() -> Findings:
             found.rows.append(
                 (
                     peer.name, ideal, one.time.cycles, ideal / one.time.cycles, one.time.span_busy, peer.zigzag,
-                    peer.vela, peer.output_stationary, peer.weight_stationary, one.time.tiling,
+                    peer.vela, peer.output_stationary, peer.weight_stationary, short_tiling(one.time.tiling),
                 )
             )  # fmt: skip
     total = sum(a.time.cycles for a in timed if a.time.kind == "conv2d")
     whole = executable.simulate(check=False).cycles
     found.figures.append(Figure("cycles of all convolutions, each alone", total, WANTED, at_least=False))
-    found.notes.append(f"{len([a for a in timed if a.time.kind == 'conv2d'])} convolutions; the whole network: {whole:,.0f} cycles.")
-    found.notes.append("ZigZag: whole network 2.013 M in int8 with its best mapping, 3.246 M in float16; Vela 2.774 M in int8.")
+    found.notes.append(
+        f"{len([a for a in timed if a.time.kind == 'conv2d'])} convolutions; the whole network: {whole:,.0f} cycles."
+    )
+    found.notes.append(
+        "ZigZag: whole network 2.013 M in int8 with its best mapping, 3.246 M in float16; Vela 2.774 M in int8."
+    )
     return found
 
 
