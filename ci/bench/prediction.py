@@ -52,8 +52,8 @@ def _described(each: Estimate) -> str:
     p, t = each.kernel.problem, each.kernel.traffic
     shape = f"{p.batches} x {p.images} x {p.height} x {p.width} x {p.channels} to {p.out_channels}"
     return (
-        f"{each.error:.2f}: predicted {each.predicted:,.0f}, simulated {each.simulated:,.0f}: {each.kernel.kind} {shape} {p.dtype} "
-        f"extras={t.extras} vector_ops={t.vector_ops} on {each.kernel.part}, {short_tiling(str(each.tiling))}"
+        f"{each.error:.2f}: predicted {each.predicted:,.0f}, simulated {each.simulated:,.0f}: {each.kernel.kind} {shape} "
+        f"{p.dtype} extras={t.extras} vector_ops={t.vector_ops} on {each.kernel.part}, {short_tiling(str(each.tiling))}"
     )
 
 

@@ -85,7 +85,10 @@ def measure() -> Findings:
     timed = anchors(executable)
     found = Findings(
         "ResNet-18, batch 1, npu-bench; dsac in float16, epilogue included, operands in ddr",
-        ("layer", "MACs / 1024", "dsac", "efficiency", "matrix busy", "ZigZag int8", "Vela int8", "SCALE-Sim OS", "WS", "tiling"),
+        (
+            "layer", "MACs / 1024", "dsac", "efficiency", "matrix busy", "ZigZag int8", "Vela int8", "SCALE-Sim OS",
+            "WS", "tiling",
+        ),
     )  # fmt: skip
     for peer in PEERS:
         for one in _first_of_each([a for a in timed if a.weights == peer.weights and a.size == peer.size]):
