@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.program.builder import Flag, Operand, ProgramBuilder
@@ -156,6 +157,8 @@ class RandomProgram:
             return self.windowed()
         if kind == 7:
             return "reduce_max", [self.operand("dst", "l1", "float32", (1,) * len(shape)), src], {"reduce": "plane"}
+        if rng.random() < 0.5:
+            src2 = replace(src2, strides=(*src2.byte_strides()[:-1], 0))
         return "add", [dst, src, src2], {}
 
     def windowed(self) -> tuple[str, list[Operand], dict]:

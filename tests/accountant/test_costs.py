@@ -100,3 +100,10 @@ def test_int4_takes_half_a_byte():
 
 def test_scalar_operations_and_control():
     assert work("c0.0 scalar: s_add dst=l1[0] i32 8 src=l1[64] i32 8 src2=l1[128] i32 8 ops=8 control=4") == 8 * 4 + 4
+
+
+def test_a_broadcast_row_holds_one_element():
+    """The last of 32 elements, 32 bytes apart, is the last unit before the end of the first bank."""
+    line = "c0.0 vector: add dst=l1[262144] f32 32x64 src=l1[262144] f32 32x64 src2=l1[130048] f32 32x64 :32,0"
+    top = listing(parse_program(f".target npu-v1\n{line}\n"))
+    assert Costs(top["target"]).of(top["instructions"][0]).banks == 0b101
