@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ci.bench import convolution, prediction, product, resnet18
+from ci.bench import convolution, handwritten, prediction, product, resnet18
 from ci.bench.figures import Findings
 
 
@@ -41,6 +41,7 @@ command(
     click.option("--seed", default=0, show_default=True),
     click.option("--worst", default=5, show_default=True, help="Kernels to name, worst first."),
 )  # fmt: skip
+command("handwritten", handwritten.measure, click.argument("names", nargs=-1))
 
 if __name__ == "__main__":
     main()

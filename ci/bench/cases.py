@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -34,9 +34,9 @@ def part_one(name: str) -> ModelProto:
 
 def one_node(
     op: str,
-    inputs: dict[str, tuple[int, ...]],
+    inputs: Mapping[str, tuple[int, ...]],
     out_shape: tuple[int, ...],
-    constants: dict[str, np.ndarray] | None = None,
+    constants: Mapping[str, np.ndarray] | None = None,
     element: int = TensorProto.FLOAT,
     **attributes: Any,
 ) -> ModelProto:

@@ -70,4 +70,4 @@ def matrix_span_busy(program: Program, timing: Timing) -> float:
 def short_tiling(text: str) -> str:
     """A tiling without its class, its ring sizes and what is as usual."""
     inside = text.partition("(")[2].removesuffix(")")
-    return re.sub(r"(ring_\w+=\d+|panel_outer=True|stream_[ab]=False|panel=1)(, )?", "", inside).removesuffix(", ")
+    return re.sub(r"(ring_\w+=\d+|panel_outer=True|stream_[ab]=False|panel=1\b)(, )?", "", inside).removesuffix(", ")

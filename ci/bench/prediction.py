@@ -49,11 +49,11 @@ def _row(name: str, found: Sequence[Estimate]) -> tuple[str, int, float, float, 
 
 
 def _described(each: Estimate) -> str:
-    p, t = each.kernel.problem, each.kernel.traffic
+    p, t, tiling = each.kernel.problem, each.kernel.traffic, short_tiling(str(each.tiling))
     shape = f"{p.batches} x {p.images} x {p.height} x {p.width} x {p.channels} to {p.out_channels}"
     return (
-        f"{each.error:.2f}: predicted {each.predicted:,.0f}, simulated {each.simulated:,.0f}: {each.kernel.kind} {shape} "
-        f"{p.dtype} extras={t.extras} vector_ops={t.vector_ops} on {each.kernel.part}, {short_tiling(str(each.tiling))}"
+        f"{each.error:.2f}: predicted {each.predicted:,.0f}, simulated {each.simulated:,.0f}: {each.kernel.kind} "
+        f"{shape} {p.dtype} extras={t.extras} vector_ops={t.vector_ops} on {each.kernel.part}, {tiling}"
     )
 
 
