@@ -1,4 +1,4 @@
-"""Softmax, normalisations and reductions of a graph: tiles that hold the reduced axes whole."""
+"""Softmax, normalisations and reductions of a graph: tiles that hold the reduced axes whole, else blocks of them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.lower.binding import LoweredKernel, Parameter, reach
 from dsa_compiler.lower.chain import chain_after
 from dsa_compiler.lower.expression import computation_dtype
+from dsa_compiler.lower.stream_kernel import Stream, StreamKernel, choose_stream_tile
 from dsa_compiler.lower.tile_kernel import TileContext, TileKernel, choose_tile
 from dsa_compiler.lower.tile_layer import RING, bind_operands
 from dsa_compiler.lower.tir import Buffer, Expr, Stmt, cast, constant, integer, nest, sequence, store, when
@@ -22,6 +23,16 @@ from dsa_compiler.lower.window_kernel import lowest
 from dsa_compiler.target import Target
 
 Element = Callable[..., Expr]
+Finish = Callable[[TileContext, Expr, Sequence[Expr]], Expr]
+
+
+def _add(a: Expr, b: Expr) -> Expr:
+    return a + b
+
+
+def _wide(context: TileContext, at: Sequence[Expr]) -> Expr:
+    """The data at one place in the dtype that is computed in."""
+    return cast(context.element(0, at), computation_dtype(str(context.tiles[0].dtype)))
 
 
 @dataclass(frozen=True)
@@ -112,7 +123,22 @@ def lower_softmax_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank
             result = lambda *at: wide(e[tuple(at)]) * wide(share[tuple(tile.row(at))])  # noqa: E731
         return sequence(*steps, tile.each(tile.context.out, lambda *at: finish(result(*at), *at)))
 
-    return _lower(layer, graph, target, data, frozenset({axis}), (), compute, rank, temporaries=1)
+    def passes(stream: Stream, finish: Finish) -> Stmt:
+        source = stream.kernel.operands[0].dtype
+        top, total = stream.statistic("top", source), stream.statistic("total", "float32")
+        below_top = lambda c: lambda *at: _wide(c, at) - cast(top[tuple(stream.row(at))], computation_dtype(source))  # noqa: E731
+        steps = [stream.fold(top, lowest(source), tirx.max, lambda c: lambda *at: _wide(c, at))]
+        steps.append(stream.fold(total, 0.0, _add, lambda c: lambda *at: tirx.exp(below_top(c)(*at))))
+        turned = tirx.log if logarithmic else lambda v: constant(1.0, "float32") / v
+        steps.append(stream.each_row(total, lambda *at: turned(total[tuple(at)])))
+
+        def result(context: TileContext, at: Sequence[Expr]) -> Expr:
+            value, share = below_top(context)(*at), total[tuple(stream.row(at))]
+            return value - share if logarithmic else tirx.exp(value) * share
+
+        return sequence(*steps, stream.each(lambda c: lambda *at: finish(c, result(c, at), at)))
+
+    return _lower(layer, graph, target, data, frozenset({axis}), (), compute, passes, rank, temporaries=1)
 
 
 def lower_norm_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0) -> LoweredKernel:
@@ -157,7 +183,27 @@ def lower_norm_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: i
 
         return sequence(*steps, tile.each(tile.context.out, lambda *at: finish(result(*at), *at)))
 
-    return _lower(layer, graph, target, data, axes, spread, compute, rank, temporaries=4)
+    def passes(stream: Stream, finish: Finish) -> Stmt:
+        mean, spread_of = stream.statistic("mean", "float32"), stream.statistic("spread", "float32")
+        scale = constant(1.0 / count, "float32")
+        wide = lambda c, at: cast(_wide(c, at), "float32")  # noqa: E731
+        centre = (lambda c, at: wide(c, at) - mean[tuple(stream.row(at))]) if centred else wide
+        steps: list[Stmt] = []
+        if centred:
+            steps.append(stream.fold(mean, 0.0, _add, lambda c: lambda *at: wide(c, at)))
+            steps.append(stream.each_row(mean, lambda *at: mean[tuple(at)] * scale))
+        steps.append(stream.fold(spread_of, 0.0, _add, lambda c: lambda *at: centre(c, at) * centre(c, at)))
+        steps.append(stream.each_row(spread_of, lambda *at: spread_of[tuple(at)] * scale + constant(epsilon, "float32")))
+        steps.append(stream.each_row(spread_of, lambda *at: constant(1.0, "float32") / tirx.sqrt(spread_of[tuple(at)])))
+
+        def result(c: TileContext, at: Sequence[Expr]) -> Expr:
+            normal = centre(c, at) * spread_of[tuple(stream.row(at))]
+            normal = normal * cast(c.element(1, at), "float32") if len(spread) > 0 else normal
+            return normal + cast(c.element(2, at), "float32") if len(spread) > 1 else normal
+
+        return sequence(*steps, stream.each(lambda c: lambda *at: finish(c, result(c, at), at)))
+
+    return _lower(layer, graph, target, data, axes, spread, compute, passes, rank, temporaries=4)
 
 
 def _spread(view: View, axes: Sequence[int], shape: tuple[int, ...]) -> View:
@@ -205,8 +251,22 @@ def lower_reduce_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank:
 
         return sequence(a0, tile.fold(acc, start, combine, x), tile.each_row(tile.context.out, result))
 
+    def passes(stream: Stream, finish: Finish) -> Stmt:
+        source = stream.kernel.operands[0].dtype
+        dtype = computation_dtype(source) if call.op in ("sum", "mean", "prod") else source
+        acc = stream.statistic("total", dtype)
+        start = first if first is not None else lowest(dtype) * (1 if call.op == "max" else -1)
+        wide = computation_dtype(dtype)
+
+        def result(c: TileContext, at: Sequence[Expr]) -> Expr:
+            value = cast(acc[tuple(at)], wide)
+            return finish(c, value * constant(1.0 / count, wide) if call.op == "mean" else value, at)
+
+        folded = stream.fold(acc, start, combine, lambda c: lambda *at: _wide(c, at))
+        return sequence(folded, stream.each_result(lambda c: lambda *at: result(c, at)))
+
     keep = bool(call.attrs.get("keepdims", False))
-    return _lower(layer, graph, target, data, reduced, (), compute, rank, temporaries=1, reduces=True, keepdims=keep)
+    return _lower(layer, graph, target, data, reduced, (), compute, passes, rank, temporaries=1, reduces=True, keepdims=keep)
 
 
 def _lower(
@@ -217,13 +277,17 @@ def _lower(
     reduced: frozenset[int],
     factors: Sequence[View],
     compute: Callable[[_Tile, Element, Element], Stmt],
+    passes: Callable[[Stream, Finish], Stmt],
     rank: int,
     *,
     temporaries: int,
     reduces: bool = False,
     keepdims: bool = True,
 ) -> LoweredKernel:
-    """The tile kernel of a layer that needs `reduced` whole; `factors` are operands before those of the epilogue."""
+    """The kernel of a layer over `reduced` axes; `factors` are operands before those of the epilogue.
+
+    `compute` works on tiles that hold the reduced axes whole; where L1 does not hold them, `passes` goes by blocks.
+    """
     chain = chain_after(layer, layer.master)
     kept = [a for a in range(len(data.shape)) if a not in reduced]
     others = [_back(layer.inputs[i], kept, data.shape, reduces and not keepdims) for i in chain.inputs]
@@ -237,8 +301,22 @@ def _lower(
 
     size = item_bytes(operands[0].dtype)
     per_element = RING * (size * (2 + len(others)) + (0 if reduces else item_bytes(str(place.buffer.dtype)))) + 4 * temporaries
-    space = choose_tile(data.shape, per_element * 1.15 * 2**rank, target, whole=reduced)
     first = 1 + len(factors)
+    varies = frozenset(kept) if reduces else None
+    try:
+        space = choose_tile(data.shape, per_element * 1.15 * 2**rank, target, whole=reduced)
+    except Infeasible:
+        per_block = (per_element + 4 * (temporaries + 2)) * 1.15 * 2**rank
+        space = choose_stream_tile(data.shape, per_block, reduced, size, target)
+
+        def finish_block(context: TileContext, value: Expr, at: Sequence[Expr]) -> Expr:
+            return chain.value(value, [context.element(first + n, at) for n in range(len(others))])
+
+        stream = StreamKernel(
+            space, operands, place.buffer, out_index, reduced, lambda s: passes(s, finish_block), target, out_varies=varies
+        )
+        func = stream.build(layer.name, [p.buffer for p in parameters])
+        return LoweredKernel(layer.name, func, tuple(parameters), str(space))
 
     def body(context: TileContext) -> Stmt:
         tile = _Tile(context, reduced)
@@ -249,7 +327,6 @@ def _lower(
 
         return compute(tile, wide, finish)
 
-    varies = frozenset(kept) if reduces else None
     kernel = TileKernel(space, operands, place.buffer, out_index, body, target, ring=RING, out_varies=varies)
     func = kernel.build(layer.name, [p.buffer for p in parameters])
     return LoweredKernel(layer.name, func, tuple(parameters), str(space))

@@ -126,18 +126,23 @@ class TileKernel:
     def _tile(self, core: Expr, step: Expr) -> Stmt:
         number = core * self.per_core + step
         starts = self._starts(number)
-        context, stmts = self._context(starts)
+        context, stmts = self.context(starts)
         work = self.compute(context) if self.compute is not None else None
-        body = sequence(*stmts, work, self._store(context, starts))
-        return when([below(number, self.total, self.space.cores * self.per_core - 1)], body)
+        body = sequence(*stmts, work, self.store(context, starts))
+        return when(self._exists(number), body)
 
-    def _starts(self, number: Expr) -> list[Expr]:
-        """First coordinates of tile `number`; the innermost axis varies fastest."""
+    def _exists(self, number: Expr) -> list[Expr]:
+        """The guard of tile `number`."""
+        return [below(number, self.total, self.space.cores * self.per_core - 1)]
+
+    def _starts(self, number: Expr, along: Sequence[int] | None = None) -> list[Expr]:
+        """First coordinates of tile `number` of `along` tiles for each axis; the innermost axis varies fastest."""
         starts: list[Expr] = []
-        first = min((i for i, c in enumerate(self.space.counts) if c > 1), default=0)
+        counts = self.space.counts if along is None else along
+        first = min((i for i, c in enumerate(counts) if c > 1), default=0)
         rest = number
-        for axis in reversed(range(len(self.space.counts))):
-            count = self.space.counts[axis]
+        for axis in reversed(range(len(counts))):
+            count = counts[axis]
             if count == 1:
                 starts.insert(0, integer(0))
                 continue
@@ -150,21 +155,25 @@ class TileKernel:
         inner = self.space.tile[-1]
         return self.target.pitch(inner, item_bytes(dtype)) if self.fill else inner
 
-    def _context(self, starts: list[Expr]) -> tuple[TileContext, list[Stmt]]:
+    def context(
+        self, starts: list[Expr], *, only: Sequence[int] | None = None, out: Buffer | None = None
+    ) -> tuple[TileContext, list[Stmt]]:
+        """The tiles at `starts`: allocations and loads of the operands `only` (None: all), and the result's unless given."""
         extent = max(self._inner_extent(o.dtype) for o in [*self.operands, _Typed(str(self.out.dtype))])
         axes = tuple((f"i{a}", e) for a, e in enumerate((*self.space.tile[:-1], extent)))
         tiles, stmts = [], []
         for number, operand in enumerate(self.operands):
             tile = self._buffer(f"in{number}", operand.dtype, operand.varies, extent)
             tiles.append(tile)
-            stmts += [allocate(tile, self.ring), self._load(tile, operand, starts, extent)]
+            if only is None or number in only:
+                stmts += [allocate(tile, self.ring), self._load(tile, operand, starts, extent)]
         if self.compute is None:
             out = tiles[0]
-        else:
+        elif out is None:
             out = self._buffer("out1", str(self.out.dtype), self.out_varies, extent)
             stmts.append(allocate(out, self.ring))
         context = TileContext(
-            tuple(tiles), out, axes, lambda i: self._inside(starts, i, inner=not self.fill),
+            tuple(tiles), out, axes, lambda i: self.inside(starts, i, inner=not self.fill),
             lambda n, i: tiles[n][tuple(self._place(self.operands[n].varies, i))], self._scratch,
         )  # fmt: skip
         return context, stmts
@@ -185,7 +194,10 @@ class TileKernel:
     def _place(varies: frozenset[int], indices: Coordinates) -> list[Expr]:
         return [i if a in varies else integer(0) for a, i in enumerate(indices)]
 
-    def _inside(self, starts: list[Expr], indices: Coordinates, *, inner: bool, axes: frozenset[int] | None = None) -> list[Expr]:
+    def inside(
+        self, starts: list[Expr], indices: Coordinates, *, inner: bool, axes: frozenset[int] | None = None
+    ) -> list[Expr]:
+        """Guards of one element along `axes` (None: all), along the innermost only if `inner`."""
         guards = []
         for axis, (start, index, extent, tile) in enumerate(
             zip(starts, indices, self.space.extents, self.space.tile, strict=True)
@@ -205,17 +217,18 @@ class TileKernel:
             value = operand.source[tuple(operand.index(at))]
             if pad:
                 value = tirx.if_then_else(at[last] < integer(self.space.extents[last]), value, constant(0, operand.dtype))
-            guards = self._inside(starts, indices, inner=not pad, axes=operand.varies)
+            guards = self.inside(starts, indices, inner=not pad, axes=operand.varies)
             return when(guards, store(tile, list(indices), value))
 
         return nest(axes, element)
 
-    def _store(self, context: TileContext, starts: list[Expr]) -> Stmt:
+    def store(self, context: TileContext, starts: list[Expr]) -> Stmt:
+        """The store of the result's tile."""
         axes = [(f"i{a}", e if a in self.out_varies else 1) for a, e in enumerate(self.space.tile)]
 
         def element(*indices: Expr) -> Stmt:
             at = [s + i if a in self.out_varies else integer(0) for a, (s, i) in enumerate(zip(starts, indices, strict=True))]
-            guards = self._inside(starts, indices, inner=True, axes=self.out_varies)
+            guards = self.inside(starts, indices, inner=True, axes=self.out_varies)
             place = indices if self.compute is not None else self._place(self.operands[0].varies, indices)
             return when(guards, store(self.out, self.out_index(at), context.out[tuple(place)]))
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from dsa_compiler.errors import Infeasible
 from dsa_compiler.graph.layers import Layer
-from dsa_compiler.lower.reduce_layer import lower_norm_layer, lower_reduce_layer, lower_softmax_layer
+from dsa_compiler.lower.reduce_layer import lower_norm_layer, lower_reduce_layer
 from tests.lower.drawing import drawn
 from tests.lower.networks import Network, call, check_layer, layer, part_of, repeated
-from tests.lower.parts import changed, part
+from tests.lower.parts import part
 
 
 def softmax(network: Network, shape: Sequence[int], dtype: str = "float16", op: str = "nn.softmax", axis: int = -1) -> Layer:
@@ -151,14 +151,6 @@ def test_unknown_reductions_and_norms_are_refused() -> None:
     other = layer("norm", [call("nn.group_norm", (0,), (4, 4), axes=(1,), epsilon=1e-5)], made.inputs, made.output)
     with pytest.raises(Infeasible, match=r"\[lower.reduce_layer\] normalisation nn.group_norm: 1 needed, 0 available"):
         lower_norm_layer(other, network.graph(other), part("npu-edge"))
-
-
-def test_rows_that_no_tile_holds() -> None:
-    network = Network()
-    made = softmax(network, (3, 5000))
-    target = changed(part("tiny"), **{"memory.l1.size": 4096, "memory.l1.banks": 1})
-    with pytest.raises(Infeasible, match=r"\[lower.tile_kernel\] l1: \d+ needed, 4096 available"):
-        lower_softmax_layer(made, network.graph(made), target)
 
 
 @drawn(40)
