@@ -41,6 +41,8 @@ class IfPromotion(KernelPass):
             return nest
         inner = scope.inside(loops)
         loops, terms = _into_bounds(loops, _unproved(terms, inner), scope)
+        if any(scope.upper(l.extent) <= 0 for l in loops):
+            return tir.nothing()
         outside, terms = _split_by(loops, terms)
         if outside:
             with scope.assuming(tir.conjunction(outside)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,6 +82,8 @@ def _abstract(value: Any, exprs: list[tir.Expr]) -> Any:
         return [_abstract(v, exprs) for v in value]
     if isinstance(value, tirx.IntImm):
         return int(value.value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, (bool, int, float, str)):
         return value
     exprs.append(value)

@@ -28,7 +28,8 @@ class LoopPartition(KernelPass):
     """Cut loops at the thresholds of the conditions in their bodies, so that each piece has none.
 
     Concatenations (`if_then_else(c < 16, a[c], b[c - 16])`), reflected and replicated borders, guards on several
-    axes of a split, padding in a computation. Paddings that a copy or a window takes as its own are left.
+    axes of a split, padding in a computation. Paddings that a copy or a window takes as its own are left, as
+    are guards that bound one axis (IfPromotion).
     Thresholds may depend on tiles. Preconditions: one store a nest. Conditions that are not linear, or that would
     need more than `max_pieces` pieces, stay.
 
@@ -92,11 +93,16 @@ class Piece:
 
     def conditions(self) -> list[tir.Expr]:
         """Terms on loop variables alone that stand in the way of an instruction."""
-        found = [g for g in self.guards if not _accumulates(self.store, self.loops, g)]
+        found = [g for g in self.guards if not self._is_bound(g) and not _accumulates(self.store, self.loops, g)]
         for call in tir.selects_of(self.store.value):
             if not tir.loads_of(call.args[0]) and not is_padding(call, self.store, self.loops):
                 found.extend(tir.conjuncts(call.args[0]))
         return [t for t in found if not tir.loads_of(t)]
+
+    def _is_bound(self, guard: tir.Expr) -> bool:
+        """Whether a guard is a loop's bound, as IfPromotion makes it."""
+        used = [l.loop_var for l in self.loops if l.loop_var in tir.free_variables(guard)]
+        return len(used) == 1 and bound_on(guard, used[0]) is not None
 
     def narrowed(self, var: Var, lower: tir.Expr, extent: tir.Expr) -> Piece:
         """The piece with another range of one loop."""

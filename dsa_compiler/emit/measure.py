@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from tvm.tirx import For
+from tvm import tirx
+from tvm.ir import TensorLoad
+from tvm.tirx import BufferStore, For
 
 from dsa_compiler.emit import tir
 from dsa_compiler.emit.accumulation import accumulation, reduced_axes
@@ -56,9 +58,20 @@ def _of_nest(nest: Nest, trips: int) -> Work:
 
 
 def _of_leftover(leftover: Leftover) -> Work:
-    """A nest that nothing could read counts as element operations, with loops of unknown extent as one."""
-    loops, _ = tir.peel(leftover.stmt)
-    return Work(elements=leftover.trips * prod(_extent(l) for l in loops))
+    """Work of a nest by its form; loops of unknown extent count as one iteration."""
+    loops, body = tir.peel(leftover.stmt)
+    _, store = tir.peel_guards(body)
+    count = leftover.trips * prod(_extent(l) for l in loops)
+    if not isinstance(store, BufferStore):
+        return Work(elements=count)
+    value = store.value
+    if isinstance(value, TensorLoad) or tir.is_select(value):
+        return Work(bytes=count * item_bytes(str(store.buffer.dtype)))
+    if isinstance(value, tirx.Add) and any(isinstance(v, tirx.Mul) for v in (value.a, value.b)):
+        reads = [l.source for l in tir.loads_of(value)]
+        if any(b.same_as(store.buffer) for b in reads):
+            return Work(macs=count)
+    return Work(elements=count)
 
 
 def _extent(loop: For) -> int:

@@ -46,6 +46,7 @@ PIPELINE: tuple[Step, ...] = (
     lambda target, options: LoopCollapse(),
     lambda target, options: IfPromotion(),
     lambda target, options: LoopPartition(),
+    lambda target, options: IfPromotion(),  # again: the pieces of a partition have guards on one axis
     lambda target, options: LoopShift(),  # again: the two before give loops lower bounds
     lambda target, options: PreProcess(target, options.round_each, options.collapse),
 )

@@ -44,7 +44,8 @@ class Restride:
         src, dst = self.source, self.nest.store
         if any(a == b == 1 for a, b in zip(src.strides, dst.strides, strict=True)) or not self.nest.axes:
             return None
-        if self._padded_from_one(src, dst):
+        backwards = any(isinstance(s, int) and s < 0 for s in (*src.strides, *dst.strides))
+        if backwards or self._padded_from_one(src, dst):
             return None
         if src.scope in MEMORIES and dst.scope == "l1":
             return self._load()

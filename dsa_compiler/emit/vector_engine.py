@@ -22,7 +22,6 @@ from dsa_compiler.emit.nest import Access, Axis
 from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.target import Target
 
-_NO_AXIS = "no axis is contiguous in every operand"
 SCRATCHPADS = frozenset({"l1", "l0a", "l0b", "l0c"})
 
 
@@ -84,18 +83,18 @@ class VectorEngine:
 
         Axes in `unmergeable` stay by themselves.
         """
+        groups = self.merged(axes, parts, unmergeable)
         for part in parts:
             if part.base_aligned:
                 self.require_aligned_base(part.access)
-        groups = self.merged(axes, parts, unmergeable)
         found, reasons = [], []
         for inner in [*range(len(groups)), None]:
             try:
                 found.append(self._place(groups, inner, parts, axes, ranks))
             except Unmatched as reason:
-                reasons.append(str(reason))
+                reasons.append((_likelihood(groups, inner, parts), str(reason)))
         if not found:
-            raise Unmatched(next((r for r in reasons if not r.startswith(_NO_AXIS)), reasons[0]))
+            raise Unmatched(max(reasons, key=lambda r: r[0])[1])
         return found
 
     def merged(
@@ -187,7 +186,7 @@ class VectorEngine:
         for stride, part in zip(group.strides, parts, strict=True):
             if stride == 1 or (stride == 0 and part.broadcast and not part.written):
                 continue
-            raise Unmatched(f"{_NO_AXIS}: {part.access.buffer.name} has stride {stride}")
+            raise Unmatched(f"no axis is contiguous in every operand: {part.access.buffer.name} has stride {stride}")
 
     def _check_rows(self, group: Group, parts: Sequence[Part]) -> None:
         for stride, part in zip(group.strides, parts, strict=True):
@@ -240,6 +239,14 @@ class VectorEngine:
             coefficient, rest = 0, known
         if coefficient % unit or rest % unit:
             raise Unmatched(f"{access.buffer.name} in {access.scope} starts at element {offset}, which is not aligned")
+
+
+def _likelihood(groups: Sequence[Group], inner: int | None, parts: Sequence[Part]) -> int:
+    """How near a choice of the innermost group is to what the author of a nest had in mind: for reasons."""
+    if inner is None:
+        return -1
+    strides = zip(groups[inner].strides, parts, strict=True)
+    return sum((2 if part.written else 1) for stride, part in strides if stride == 1)
 
 
 def _expr(value: tir.Expr | int) -> tir.Expr:

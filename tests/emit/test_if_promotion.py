@@ -186,3 +186,13 @@ def test_several_stores_are_left_unchanged():
 
 def test_a_nest_without_conditions_is_left_unchanged():
     assert_unchanged(IfPromotion(), without_condition)
+
+
+def test_a_guard_that_never_holds_leaves_nothing():
+    @T.prim_func(s_tir=True)
+    def never(x: T.Buffer((8,), "float32"), y: T.Buffer((8,), "float32")):
+        for i in range(8):
+            if i < 0:
+                y[i] = x[i]
+
+    assert type(IfPromotion()(never).body).__name__ == "Evaluate"
