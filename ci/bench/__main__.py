@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
-from ci.bench import convolution, handwritten, prediction, product, resnet18
+from ci.bench import ablation, convolution, handwritten, opcodes, prediction, product, resnet18
+from ci.bench.cases import PART_ONE
 from ci.bench.figures import Findings
+from dsa_compiler.options import EMISSION_PASSES
 
 
 @click.group()
@@ -42,6 +44,19 @@ command(
     click.option("--worst", default=5, show_default=True, help="Kernels to name, worst first."),
 )  # fmt: skip
 command("handwritten", handwritten.measure, click.argument("names", nargs=-1))
+command(
+    "ablation", ablation.measure,
+    click.option("--all", "every", is_flag=True, help="All models of part 1."),
+    click.option("--model", "chosen", multiple=True, type=click.Choice(PART_ONE), help="Only this model; repeat."),
+    click.option("--pass", "passes", multiple=True, type=click.Choice(EMISSION_PASSES), help="Only this pass; repeat."),
+    click.option("--part", default="npu-v1", show_default=True),
+)  # fmt: skip
+command(
+    "opcodes", opcodes.measure,
+    click.option("--model", "chosen", multiple=True, help="Only this model; repeat."),
+    click.option("--all", "every", is_flag=True, help="The large generated networks too."),
+    click.option("--case", "cases", multiple=True, default=("npu-v1:float16",), help="part:precision; repeat."),
+)  # fmt: skip
 
 if __name__ == "__main__":
     main()

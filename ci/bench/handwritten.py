@@ -115,9 +115,7 @@ def measure(names: tuple[str, ...]) -> Findings:
         row = (counterpart.name, by_hand, timing.cycles, share, len(program.kernels), bound, _busiest(program, timing))
         found.rows.append((*row, tiling))
         found.figures.append(Figure(f"{counterpart.name}, by hand / compiled", share, WANTED))
-    found.notes.append(
-        "Convolutions and pooling: the kernel alone, channel-last in ddr; others: the whole program."
-    )
+    found.notes.append("Convolutions and pooling: the kernel alone, channel-last in ddr; others: the whole program.")
     return found
 
 
