@@ -9,7 +9,7 @@ from dsa_compiler.program.listing import listing
 from dsa_compiler.simulator.timing import time_program
 from tests.accountant.account import account
 
-SLOW = ("matrix product", "3x3 convolution", "1x1 convolution")
+SLOW = ("matrix product", "3x3 convolution", "1x1 convolution", "depthwise convolution")
 """Programs whose values take long; `python -m ci.handwritten` computes them."""
 
 
@@ -19,7 +19,8 @@ def test_there_are_ten():
 
 @pytest.mark.parametrize("written", PROGRAMS, ids=lambda p: p.name)
 def test_it_is_right_ordered_and_near_its_bound(written):
-    outcome = measure(written, values=written.name not in SLOW, seeds=0)
+    """Values twice, the second time in race mode."""
+    outcome = measure(written, values=written.name not in SLOW, seeds=1)
     assert outcome.fault == ""
     assert outcome.share >= written.share
 
@@ -30,11 +31,6 @@ def test_the_accountant_gives_the_same_cycles_and_finds_no_race(written):
     result = account(listing(program))
     assert result.hazards == []
     assert result.cycles == pytest.approx(time_program(program).cycles, rel=1e-6)
-
-
-@pytest.mark.parametrize("written", [p for p in PROGRAMS if p.name not in SLOW], ids=lambda p: p.name)
-def test_race_mode_gives_the_same_bits(written):
-    assert measure(written, values=True, seeds=3).fault == ""
 
 
 def test_the_text_prints_and_reads_back():
