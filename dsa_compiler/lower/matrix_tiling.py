@@ -24,8 +24,8 @@ from dsa_compiler.target import Target
 
 SIMULATED = 64
 NEAR = 1.4
-INSTRUCTION_WEIGHT = 0.05
-"""Cycles that an instruction of the program weighs in the choice: between equals, the shorter program wins."""
+DOUBLING = 0.01
+"""What a program of twice as many instructions has to gain: between equals, the shorter program wins."""
 
 __all__ = ["MatrixTraffic", "choose_matrix_tiling", "rank_matrix_tilings"]
 
@@ -58,11 +58,12 @@ def rank_matrix_tilings(
     x, least = x.take(fits), least[fits]
     s = shape_of(x, problem, traffic, target)
     cycles = np.maximum(estimate(x, s, problem, traffic, target), least)
-    order = np.argsort(cycles, kind="stable")[:SIMULATED]
-    order = order[cycles[order] <= cycles[order[0]] * NEAR]
     count = 4 * s.k_chunks * s.tiles_piece * s.pieces * s.chunks * problem.batches
+    order = np.argsort(cycles * (1.0 + DOUBLING * np.log2(count / count.min())), kind="stable")[:SIMULATED]
+    order = order[cycles[order] <= cycles[order[0]] * NEAR]
     ranked = [(_simulate(x, s, int(i), problem, traffic, target), int(i)) for i in order]
-    ranked.sort(key=lambda item: item[0] + INSTRUCTION_WEIGHT * float(count[item[1]]))
+    fewest = float(count[order].min())
+    ranked.sort(key=lambda item: item[0] * (1.0 + DOUBLING * np.log2(count[item[1]] / fewest)))
     return [(cycles, x.tiling(i)) for cycles, i in ranked]
 
 

@@ -17,7 +17,7 @@ from dsa_compiler.lower.chain import chain_after
 from dsa_compiler.lower.expression import computation_dtype
 from dsa_compiler.lower.stream_kernel import Stream, StreamKernel, choose_stream_tile
 from dsa_compiler.lower.tile_kernel import TileContext, TileKernel, choose_tile
-from dsa_compiler.lower.tile_layer import RING, bind_operands
+from dsa_compiler.lower.tile_layer import RING, bind_operands, join_dimensions
 from dsa_compiler.lower.tir import Buffer, Expr, Stmt, cast, constant, integer, nest, sequence, store, when
 from dsa_compiler.lower.window_kernel import lowest
 from dsa_compiler.target import Target
@@ -290,15 +290,16 @@ def _lower(
     """
     chain = chain_after(layer, layer.master)
     kept = [a for a in range(len(data.shape)) if a not in reduced]
-    others = [_back(layer.inputs[i], kept, data.shape, reduces and not keepdims) for i in chain.inputs]
+    dropped = reduces and not keepdims
+    others = [_back(layer.inputs[i], kept, data.shape, dropped) for i in chain.inputs]
+    out_view = _back(layer.output, kept, data.shape, dropped)
+    (data, *views, out_view), reduced = _joined([data, *factors, *others, out_view], reduced)
+    factors, others = views[: len(factors)], views[len(factors) :]
+    kept = [a for a in range(len(data.shape)) if a not in reduced]
     parameters, operands = bind_operands([data, *factors, *others], graph, target)
-    out_view = layer.output
     place = reach("out", out_view, graph, target)
     parameters.append(Parameter(place.buffer, out_view.tensor, written=True))
-
-    def out_index(at: Sequence[Expr]) -> Sequence[Expr]:
-        return place.index([at[a] for a in kept] if reduces and not keepdims else at)
-
+    out_index = place.index
     size = item_bytes(operands[0].dtype)
     per_element = RING * (size * (2 + len(others)) + (0 if reduces else item_bytes(str(place.buffer.dtype)))) + 4 * temporaries
     first = 1 + len(factors)
@@ -330,6 +331,24 @@ def _lower(
     kernel = TileKernel(space, operands, place.buffer, out_index, body, target, ring=RING, out_varies=varies)
     func = kernel.build(layer.name, [p.buffer for p in parameters])
     return LoweredKernel(layer.name, func, tuple(parameters), str(space))
+
+
+def _joined(views: Sequence[View], reduced: frozenset[int]) -> tuple[list[View], frozenset[int]]:
+    """The views with as few dimensions as they can all be walked in, and which of them are reduced.
+
+    Neighbours join that are both reduced or both kept.
+    """
+    everything = list(views)
+    axes = [d in reduced for d in range(len(views[0].shape))]
+    dim = 0
+    while dim + 1 < len(axes):
+        joined = [join_dimensions(v, dim) for v in everything] if axes[dim] == axes[dim + 1] else [None]
+        if all(v is not None for v in joined):
+            everything = [v for v in joined if v is not None]
+            del axes[dim]
+        else:
+            dim += 1
+    return everything, frozenset(d for d, gone in enumerate(axes) if gone)
 
 
 def _back(view: View, kept: Sequence[int], shape: tuple[int, ...], dropped: bool) -> View:

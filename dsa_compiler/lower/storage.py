@@ -1,54 +1,45 @@
-"""How images of few channels are stored: convolutions over lines (`lower.lines`) take planes, or dense pixels.
+"""How tensors of short rows are stored.
 
-Copies that only bring planes into channel-last order are not made, and channel-last pixels are stored without padding.
+Copies that only bring planes of an image into channel-last order are not made: convolutions over lines
+(`lower.lines`) take planes. Rows shorter than a row of L1 are stored without padding, so that many of them can be
+read as one run, and convolutions take pixels as lines.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from dsa_compiler.graph.layers import Layer, LayerGraph
+from dsa_compiler.graph.layers import Layer, LayerGraph, Tensor
 from dsa_compiler.graph.views import View, flattened
+from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.lower.lines import takes_lines
 from dsa_compiler.target import Target
 
 
 def plan_storage(graph: LayerGraph, target: Target) -> LayerGraph:
-    """The graph with images of few channels stored as convolutions read them best."""
-    return store_pixels_dense(read_planes(graph, target), target)
+    """The graph with tensors of short rows stored as its layers read them best."""
+    return store_short_rows_dense(read_planes(graph, target), target)
 
 
-def store_pixels_dense(graph: LayerGraph, target: Target) -> LayerGraph:
-    """The graph with every activation dense that elementwise layers write whole and convolutions read as lines."""
-    tensors = dict(graph.tensors)
-    layers = list(graph.layers)
-    for name, tensor in graph.tensors.items():
-        if tensor.role != "activation" or tensor.dense or len(tensor.shape) != 4:
-            continue
-        writers = [n for n, layer in enumerate(layers) if layer.output.tensor == name]
-        users = [n for n, layer in enumerate(layers) if any(v.tensor == name for v in layer.inputs)]
-        plain = [layers[n].kind == "elementwise" and graph.whole(layers[n].output) for n in writers]
-        if len(writers) != 1 or not all(plain) or not users:
-            continue
-        if all(_reads_dense_lines(layers[n], name, graph, target) for n in users):
-            tensors[name] = replace(tensor, dense=True)
-            for n in (*writers, *users):
-                layers[n] = _flattened(layers[n], name, tensor.columns)
-    return replace(graph, layers=tuple(layers), tensors=tensors)
+def store_short_rows_dense(graph: LayerGraph, target: Target) -> LayerGraph:
+    """The graph with every activation dense whose rows are shorter than a row of L1."""
+    alignment = target.memory["l1"].alignment
+    short = {
+        name: tensor
+        for name, tensor in graph.tensors.items()
+        if tensor.role == "activation" and not tensor.dense and tensor.columns * item_bytes(tensor.dtype) < alignment
+    }
+    if not short:
+        return graph
+    layers = tuple(_flattened(layer, short) for layer in graph.layers)
+    tensors = {name: replace(t, dense=True) if name in short else t for name, t in graph.tensors.items()}
+    return replace(graph, layers=layers, tensors=tensors)
 
 
-def _reads_dense_lines(layer: Layer, name: str, graph: LayerGraph, target: Target) -> bool:
-    """Whether `name` is the whole image of a convolution that takes lines if the pixels are dense."""
-    number = _image(layer, name)
-    tensor = graph.tensors[name]
-    if number is None or not graph.whole(layer.inputs[number]):
-        return False
-    return takes_lines(layer, flattened(layer.inputs[number], tensor.columns), tensor, target)
-
-
-def _flattened(layer: Layer, name: str, columns: int) -> Layer:
-    """The layer with its views of a tensor that has become dense."""
-    flat = lambda v: flattened(v, columns) if v.tensor == name else v  # noqa: E731
+def _flattened(layer: Layer, short: Mapping[str, Tensor]) -> Layer:
+    """The layer with its views of tensors that have become dense."""
+    flat = lambda v: flattened(v, short[v.tensor].columns) if v.tensor in short else v  # noqa: E731
     return replace(layer, inputs=tuple(flat(v) for v in layer.inputs), output=flat(layer.output))
 
 

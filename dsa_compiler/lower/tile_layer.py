@@ -80,7 +80,7 @@ def simplify_views(views: Sequence[View], out: View, graph: LayerGraph, target: 
         everything = [flattened(v, graph.tensors[v.tensor].columns) for v in everything]
     dim = 0
     while dim + 1 < len(everything[-1].shape):
-        joined = [_join(v, dim) for v in everything]
+        joined = [join_dimensions(v, dim) for v in everything]
         if all(j is not None for j in joined):
             everything = [j for j in joined if j is not None]
         else:
@@ -88,7 +88,7 @@ def simplify_views(views: Sequence[View], out: View, graph: LayerGraph, target: 
     return everything[:-1], everything[-1]
 
 
-def _join(view: View, dim: int) -> View | None:
+def join_dimensions(view: View, dim: int) -> View | None:
     """The view with dimensions `dim` and `dim + 1` as one, or None."""
     (n, m), (a, b) = view.shape[dim : dim + 2], view.strides[dim : dim + 2]
     if n == 1:
