@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from dsa_compiler.errors import UserError
@@ -34,8 +34,17 @@ def fold_constants(model: ModelProto) -> None:
             return
 
 
-def infer_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
-    """Return the static shapes that ONNX's inference finds; large constants are left out of its input."""
+def infer_shapes(model: ModelProto, strict: bool = False) -> dict[str, tuple[int, ...]]:
+    """Return the static shapes that ONNX's inference finds; `strict` raises for a node whose operands do not fit."""
+    values = infer_types(model, strict)
+    found = {v.name: static_shape(v) for v in values if v.type.HasField("tensor_type")}
+    shapes = {name: shape for name, shape in found.items() if shape is not None}
+    shapes.update({t.name: tuple(t.dims) for t in model.graph.initializer})
+    return shapes
+
+
+def infer_types(model: ModelProto, strict: bool = False) -> list[ValueInfoProto]:
+    """Return what ONNX's inference finds about every value; large constants are left out of its input."""
     skeleton = ModelProto()
     skeleton.ir_version = max(model.ir_version, 4)
     skeleton.opset_import.extend(model.opset_import)
@@ -51,15 +60,11 @@ def infer_shapes(model: ModelProto) -> dict[str, tuple[int, ...]]:
         else:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True, strict_mode=strict).graph
     except onnx.shape_inference.InferenceError as error:
         reason = str(error).strip().splitlines()[-1]
         raise UserError(f"shapes do not fit: {reason}", where="model", action="check --shape and the model") from error
-    values = [*inferred.value_info, *inferred.output, *inferred.input]
-    found = {v.name: static_shape(v) for v in values if v.type.HasField("tensor_type")}
-    shapes = {name: shape for name, shape in found.items() if shape is not None}
-    shapes.update({t.name: tuple(t.dims) for t in model.graph.initializer})
-    return shapes
+    return [*inferred.value_info, *inferred.output, *inferred.input]
 
 
 def _resolve_shapes(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:

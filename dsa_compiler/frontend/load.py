@@ -12,7 +12,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto
 
 from dsa_compiler.errors import UserError
-from dsa_compiler.frontend.fold import fold_constants
+from dsa_compiler.frontend.control import is_choice, join_branches, resolve_control, take_branch
+from dsa_compiler.frontend.fold import fold_constants, infer_shapes
+from dsa_compiler.frontend.inline import inline_functions
 from dsa_compiler.frontend.shapes import bind_shapes
 from dsa_compiler.frontend.simplify import name_nodes, remove_identities, remove_unused
 
@@ -20,6 +22,7 @@ Source: TypeAlias = str | os.PathLike[str] | bytes | ModelProto
 Shapes = Mapping[str, Sequence[int]]
 
 OLDEST_OPSET = 7
+MOST_ROUNDS = 32
 
 
 def load_model(source: Source, shapes: Shapes | None = None, batch: int | None = None) -> ModelProto:
@@ -33,6 +36,7 @@ def load_model(source: Source, shapes: Shapes | None = None, batch: int | None =
     for entry in model.opset_import:
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
     check_graph(model)
+    model = inline_functions(model)
     graph = model.graph
     initializers = {i.name for i in graph.initializer}
     inputs = [i for i in graph.input if i.name not in initializers]
@@ -40,11 +44,70 @@ def load_model(source: Source, shapes: Shapes | None = None, batch: int | None =
     graph.input.extend(inputs)
     name_nodes(graph)
     bind_shapes(model, dict(shapes or {}), batch)
-    remove_identities(graph)
-    fold_constants(model)
+    _resolve(model)
+    return _without_computed_branches(model)
+
+
+def _resolve(model: ModelProto) -> None:
+    """Fold constants and resolve control flow until neither finds more, in place."""
+    graph = model.graph
+    for _ in range(MOST_ROUNDS):
+        remove_identities(graph)
+        fold_constants(model)
+        if not any(n.op_type in ("If", "Loop", "Scan") for n in graph.node):
+            break
+        if not resolve_control(model, infer_shapes(model), opset_of(model)):
+            break
+        name_nodes(graph)
     remove_identities(graph)
     remove_unused(graph)
-    return model
+
+
+def _without_computed_branches(model: ModelProto) -> ModelProto:
+    """Return the model without `If`: both branches of each, or the one that fits the shapes.
+
+    It keeps an `If` whose branches fit but give results of different shapes.
+    """
+    for _ in range(MOST_ROUNDS):
+        node = next((n for n in model.graph.node if n.op_type == "If"), None)
+        if node is None:
+            return model
+        fitting = [m for which in ("then", "else") if (m := _with_branch(model, node.name, which)) is not None]
+        if len(fitting) != 1:
+            break
+        model = fitting[0]
+    return _with_choices(model)
+
+
+def _copied(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _with_branch(model: ModelProto, name: str, which: str) -> ModelProto | None:
+    """Return a copy of the model in which an `If` has become one branch, None if that cannot run."""
+    taken = _copied(model)
+    take_branch(taken, name, which)
+    name_nodes(taken.graph)
+    try:
+        _resolve(taken)
+        infer_shapes(taken, strict=True)
+    except UserError:  # a branch that is not taken need not fit the shapes
+        return None
+    return taken
+
+
+def _with_choices(model: ModelProto) -> ModelProto:
+    """Return the model with both branches of every `If`, or as it is if results differ in shape."""
+    joined = _copied(model)
+    join_branches(joined)
+    name_nodes(joined.graph)
+    _resolve(joined)
+    shapes = infer_shapes(joined)
+    choices = [n for n in joined.graph.node if is_choice(n)]
+    same = all(n.input[1] in shapes and shapes[n.input[1]] == shapes.get(n.input[2]) for n in choices)
+    return joined if same and not any(n.op_type == "If" for n in joined.graph.node) else model
 
 
 def read_model(source: Source) -> ModelProto:

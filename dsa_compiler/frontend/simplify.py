@@ -6,6 +6,8 @@ from collections import Counter
 
 from onnx import GraphProto, NodeProto
 
+from dsa_compiler.frontend.inline import rename_values
+
 
 def name_nodes(graph: GraphProto) -> None:
     """Give every node a name of its own; names that are there and unique are kept."""
@@ -39,8 +41,8 @@ def remove_identities(graph: GraphProto) -> None:
     renamed: dict[str, str] = {}
     kept: list[NodeProto] = []
     for node in graph.node:
-        for i, name in enumerate(node.input):
-            node.input[i] = renamed.get(name, name)
+        if renamed:
+            rename_values(node, renamed)
         if node.op_type == "Dropout":
             _drop_unused_masks(node, used_masks)
         if is_identity(node) and node.output[0] not in outputs:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tvm import relax
 
 from dsa_compiler.frontend.node import Converter, Node, shape_of
@@ -201,11 +202,46 @@ def _space_to_depth(node: Node) -> Any:
     return node.emit(op.reshape(x, [n, c * b * b, h // b, w // b]))
 
 
+def _scatter_nd(node: Node) -> Any:
+    """Emit concatenations where the indices are constants and name a box of the data, in order."""
+    x, updates = node.inputs[0], node.inputs[2]
+    indices = node.value(1)
+    if indices is None or node.text("reduction", "none") != "none":
+        raise node.error("scattering to computed places, or with a reduction")
+    shape = shape_of(x)
+    ranges = index_box(indices, shape)
+    if ranges is None:
+        raise node.error("scattering to places that are no box")
+    box = [end - begin for begin, end in ranges]
+    value = _reshape_to(node, updates, [*box, *shape[len(box) :]])
+    for axis in reversed(range(len(ranges))):
+        outer = x
+        for before, (begin, end) in enumerate(ranges[:axis]):
+            outer = take_range(node, outer, before, begin, end)
+        begin, end = ranges[axis]
+        edges = [take_range(node, outer, axis, *r) if r[0] < r[1] else None for r in ((0, begin), (end, shape[axis]))]
+        parts = [p for p in (edges[0], value, edges[1]) if p is not None]
+        value = node.emit(op.concat(parts, axis)) if len(parts) > 1 else value
+    return value
+
+
+def index_box(indices: npt.NDArray[Any], shape: tuple[int, ...]) -> list[tuple[int, int]] | None:
+    """Return the range of each axis that constant indices (..., k) walk through in row-major order, else None."""
+    flat = indices.reshape(-1, indices.shape[-1]).astype(np.int64)
+    extents = np.asarray(shape[: flat.shape[1]], np.int64)
+    flat = np.where(flat < 0, flat + extents, flat)
+    if not flat.size or np.any(flat < 0) or np.any(flat >= extents):
+        return None
+    ranges = [(int(column.min()), int(column.max()) + 1) for column in flat.T]
+    grid = np.stack(np.meshgrid(*(np.arange(b, e) for b, e in ranges), indexing="ij"), axis=-1)
+    return ranges if np.array_equal(grid.reshape(-1, len(ranges)), flat) else None
+
+
 def movement_converters() -> dict[str, Converter]:
     """Return the converters of data movement."""
     return {
         "Concat": _concat, "DepthToSpace": _depth_to_space, "Dropout": lambda node: node.inputs[0],
         "Expand": _expand, "Flatten": _flatten, "Gather": _gather, "Identity": lambda node: node.inputs[0],
-        "Pad": _pad, "Reshape": _reshape, "Slice": _slice, "SpaceToDepth": _space_to_depth, "Split": _split,
+        "Pad": _pad, "Reshape": _reshape, "ScatterND": _scatter_nd, "Slice": _slice, "SpaceToDepth": _space_to_depth, "Split": _split,
         "Squeeze": _squeeze, "Tile": _tile, "Transpose": _transpose, "Unsqueeze": _unsqueeze,
     }  # fmt: skip
