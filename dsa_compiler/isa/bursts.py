@@ -159,7 +159,7 @@ def bank_mask(
 
     Dimensions whose stride is at most a bank skip none, so that their rows span an interval; the others have few rows.
     """
-    span = row_bytes(extents[rank - 1], bits)
+    span = row_bytes(extents[rank - 1] if strides[rank - 1] else 1, bits)
     n0, s0, n1, s1 = 1, 0, 1, 0
     for axis in range(rank - 1):
         if strides[axis] <= bank:
