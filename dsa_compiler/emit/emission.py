@@ -9,7 +9,7 @@ from typing import Any
 
 from tvm import tirx
 from tvm.ir import TensorLoad
-from tvm.tirx import AttrStmt, BufferStore, FloatImm, For, IfThenElse, IntImm, PrimFunc, SeqStmt, Stmt
+from tvm.tirx import AllocBuffer, AttrStmt, BufferStore, FloatImm, For, IfThenElse, IntImm, PrimFunc, SeqStmt, Stmt, Var
 
 from dsa_compiler.emit import tir
 from dsa_compiler.emit.accumulation import accumulation, reduced_axes
@@ -69,11 +69,12 @@ class Emission(KernelPass):
         self.costs = CostModel(target)
         self.leftovers: list[Leftover] = []
         self.emitted: list[Emitted] = []
+        self.partial: set[Var] = set()
         self.trips = 1
 
     def __call__(self, func: PrimFunc) -> PrimFunc:
         """Emit every nest of `func`."""
-        self.leftovers, self.emitted, self.trips = [], [], 1
+        self.leftovers, self.emitted, self.partial, self.trips = [], [], set(), 1
         return super().__call__(func)
 
     def walk(self, stmt: Stmt, scope: Scope) -> Stmt:
@@ -107,10 +108,13 @@ class Emission(KernelPass):
     def _in_steps(self, stmt: Stmt, nest: Nest, scope: Scope) -> Stmt | None:
         """A reduction that goes on from an earlier value: a partial one and one operation; None for other nests."""
         added = accumulation(nest.value, nest.store, nest.loads)
-        if added is None or not reduced_axes(nest.store):
+        if added is None or not reduced_axes(nest.store) or nest.store.buffer in self.partial:
             return None
         steps = add_partial(stmt, nest, added, self.target)
-        return None if steps is None else self.walk(steps, scope)
+        if steps is None:
+            return None
+        self.partial.update(s.buffer for s in steps.seq if isinstance(s, AllocBuffer))
+        return self.walk(steps, scope)
 
     def _leave(self, nest: Stmt, reason: str) -> Stmt:
         self.leftovers.append(Leftover(nest, reason, self.trips))

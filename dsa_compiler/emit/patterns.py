@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from typing import TypeGuard
 
-from dsa_compiler.emit.expression import Apply, Const, Load, Node
+from dsa_compiler.emit.expression import Apply, Const, Node
 
 COMMUTATIVE = frozenset({"add", "mul", "max", "min", "eq", "ne", "bitwise_and", "bitwise_or"})
 SCALAR_FORMS = frozenset(
@@ -369,18 +369,23 @@ def _add_negative(node: Apply) -> Node | None:
 
 
 def _cast_of_cast(node: Apply) -> Node | None:
-    """A widening that a narrowing undoes."""
+    """A cast to the value's own dtype; a cast of a cast whose middle dtype holds every source value."""
     inner = node.args[0]
-    if _is(inner, "cast") and inner.args[0].dtype == node.dtype and _widens(node.dtype, inner.dtype):
-        return inner.args[0]
-    if isinstance(inner, (Load, Apply)) and inner.dtype == node.dtype:
+    if inner.dtype == node.dtype:
         return inner
+    if _is(inner, "cast") and inner.args[0].dtype in HELD_BY.get(inner.dtype, ()):
+        source = inner.args[0]
+        return source if source.dtype == node.dtype else Apply("cast", (source,), node.dtype)
     return None
 
 
-def _widens(narrow: str, wide: str) -> bool:
-    narrower = ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "uint8", "bool")
-    return wide == "float32" and narrow in narrower
+HELD_BY = {
+    "float32": ("float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int16", "int8", "uint8", "bool"),
+    "float16": ("float8_e4m3fn", "float8_e5m2", "int8", "uint8", "bool"),
+    "int32": ("int16", "int8", "uint8", "bool"),
+    "int16": ("int8", "uint8", "bool"),
+}
+"""Dtypes whose every value another dtype holds exactly."""
 
 
 def _not_comparison(node: Apply) -> Node | None:

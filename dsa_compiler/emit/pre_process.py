@@ -258,7 +258,7 @@ class Splitter:
         """The dtype of a temporary: that of the value, or the destination's where rounding is accepted."""
         wanted = self.data.store.dtype
         halved = wanted in FLOATS and node.dtype == "float32" and item_bytes(wanted) == 2
-        simple = isinstance(node, Apply) and node.op in SIMPLE and consumer.op in SIMPLE
+        simple = isinstance(node, Apply) and node.op in SIMPLE and node.op != "cast" and consumer.op in SIMPLE
         shared = self.uses.get(node, 1) > 1
         return wanted if self.round_each and halved and simple and not shared else node.dtype
 

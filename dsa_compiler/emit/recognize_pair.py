@@ -8,10 +8,11 @@ import tvm_ffi
 
 from dsa_compiler.emit.accumulation import reduced_axes
 from dsa_compiler.emit.context import Context
-from dsa_compiler.emit.expression import Const, Load, Node, Unmatched
+from dsa_compiler.emit.expression import Const, Load, Unmatched
 from dsa_compiler.emit.nest import Access, Nest
 from dsa_compiler.emit.plan import Placed, Plan
 from dsa_compiler.emit.recognize_matrix import products
+from dsa_compiler.emit.windows import is_still
 
 
 def first_products(init: Nest, update: Nest, context: Context) -> tuple[Plan, Plan]:
@@ -31,7 +32,7 @@ def first_products(init: Nest, update: Nest, context: Context) -> tuple[Plan, Pl
     dst = replace(acc, role="dst")
     if isinstance(init.value, Const) and init.value.value == 0:
         return replace(plan, opcode="matmul", operands=(dst, lhs, rhs)), plan
-    bias = _bias(init, init.value, rhs, context)
+    bias = _bias(init, update, plan, context)
     return replace(plan, opcode="matmul_bias", operands=(dst, lhs, rhs, bias)), plan
 
 
@@ -60,26 +61,44 @@ def _same(a: object, b: object) -> bool:
     return a == b if isinstance(a, int) and isinstance(b, int) else bool(tvm_ffi.structural_equal(a, b))
 
 
-def _bias(init: Nest, value: Node, rhs: Placed, context: Context) -> Placed:
-    """The bias row of an initialisation `acc[i, j] = bias[j]`."""
-    if not isinstance(value, Load):
+def _bias(init: Nest, update: Nest, plan: Plan, context: Context) -> Placed:
+    """The bias row of an initialisation `acc[i, j] = bias[j]`, as the axes of the update see it."""
+    if not isinstance(init.value, Load):
         raise Unmatched("the accumulator starts with an expression")
-    access = init.loads[value.slot]
+    access = init.loads[init.value.slot]
     part = context.part("matmul_bias", "bias", access)
     if part is None:
         raise Unmatched(f"no bias is {access.dtype} in {access.scope}")
     context.engine.require_aligned_base(access)
-    _require_row(init, access)
+    access = _renumbered(access, init, update)
+    rhs = plan.operands[2]
+    _require_row(update, access, plan)
     return Placed(
         "bias", access, access.base, (1, rhs.extents[1]), (1, rhs.bounds[1]),
         (context.engine.unit_elements(access), 1),
     )  # fmt: skip
 
 
-def _require_row(init: Nest, access: Access) -> None:
-    """The bias moves by one where the accumulator does, and stands where the accumulator changes row."""
-    for own, target in zip(access.strides, init.store.strides, strict=True):
-        if not isinstance(own, int) or (own != 0 and own != target):
+def _renumbered(access: Access, init: Nest, update: Nest) -> Access:
+    """An access of the initialisation with the axes of the update: both walk the accumulator alike."""
+    own = [n for n, s in enumerate(init.store.strides) if not is_still(s)]
+    theirs = [n for n, s in enumerate(update.store.strides) if not is_still(s)]
+    place = dict(zip(theirs, own, strict=True))
+    axes = range(len(update.axes))
+    slopes = tuple(tuple(s[place[n]] if n in place else 0 for n in axes) for s in access.slopes)
+    strides = tuple(access.strides[place[n]] if n in place else 0 for n in axes)
+    return replace(access, slopes=slopes, strides=strides)
+
+
+def _require_row(update: Nest, access: Access, plan: Plan) -> None:
+    """Within an instruction the bias moves along the columns of the accumulator and stands along its rows."""
+    inside = [n for n in range(len(update.axes)) if n not in plan.outer]
+    for n in inside:
+        own = access.strides[n]
+        if not is_still(own) and (own != 1 or update.store.strides[n] != 1):
             raise Unmatched("the bias is no row of the accumulator")
-    if not any(own == 1 for own in access.strides) and len(init.axes) > 1:
+    if plan.operands[2].bounds[1] > 1 and not any(access.strides[n] == 1 for n in inside):
         raise Unmatched("the bias is no row of the accumulator")
+    unit_loops = [access.strides[n] for n in plan.outer]
+    if any(not isinstance(s, int) for s in unit_loops):
+        raise Unmatched("the bias moves by a distance that depends on a tile")

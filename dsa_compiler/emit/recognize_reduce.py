@@ -72,8 +72,6 @@ def _row(opcode: str, summed: Group, kept: list[Group], parts: tuple[Part, Part]
 def _column(opcode: str, summed: Group, kept: list[Group], parts: tuple[Part, Part], context: Context) -> Plan:
     """Across rows or planes: dst [1, c] from src [n, c], or the same by planes, or for each plane."""
     inner = [g for g in kept if g.strides == (1, 1)]
-    if kept and not inner:
-        raise Unmatched("no axis is contiguous in the source and the result of the reduction")
     last = inner[0] if inner else Group((), 1, 1, (1, 1), True)
     others = [g for g in kept if g is not last]
     unit = [context.engine.unit_elements(p.access) for p in parts]

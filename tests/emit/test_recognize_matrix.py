@@ -199,3 +199,35 @@ def test_the_product_comes_out_as_in_the_contract(v1):
     func = emit_kernel(convolution, v1).func.script()
     assert 'T.npu.matmul_bias("dst", T.address_of(acc[0, 0, 0]), 2' in func
     assert "if k == 0:" in func
+
+
+def test_the_bias_of_one_column_stands_over_rows_and_columns_of_the_image(part):
+    @T.prim_func(s_tir=True)
+    def one(
+        b: T.Buffer((1, 16), "float32", scope="global.l0b"),
+        a: T.Buffer((20, 64), "float16", scope="global.l0a"),
+        w: T.Buffer((64, 32), "float16", scope="global.l0b"),
+        c: T.Buffer((4, 5, 16), "float32", scope="global.l0c"),
+    ):
+        for r, i in T.grid(4, 5):
+            c[r, i, 0] = b[0, 0]
+        for r, i, k in T.grid(4, 5, 64):
+            c[r, i, 0] = c[r, i, 0] + T.Cast("float32", a[r * 5 + i, k]) * T.Cast("float32", w[k, 0])
+
+    assert assert_emitted(one, part, rtol=1e-4).counts == {"matmul_bias": 1}
+
+
+def test_a_bias_follows_the_loops_around_the_product(part):
+    @T.prim_func(s_tir=True)
+    def apart(
+        b: T.Buffer((1, 64), "float32", scope="global.l0b"),
+        a: T.Buffer((16, 64), "float16", scope="global.l0a"),
+        w: T.Buffer((64, 64), "float16", scope="global.l0b"),
+        c: T.Buffer((2, 16, 32), "float32", scope="global.l0c"),
+    ):
+        for h, i, j in T.grid(2, 16, 32):
+            c[h, i, j] = b[0, h * 32 + j]
+        for k, h, i, j in T.grid(64, 2, 16, 32):
+            c[h, i, j] = c[h, i, j] + T.Cast("float32", a[i, k]) * T.Cast("float32", w[k, h * 32 + j])
+
+    assert assert_emitted(apart, part, rtol=1e-4).counts == {"matmul_bias": 2}

@@ -109,3 +109,61 @@ def test_a_sum_that_goes_on_is_partial_and_added(part):
                     s[0, j] = s[0, j] + x[t, i, j]
 
     assert_emitted(tiles, part, rtol=1e-4)
+
+
+@pytest.mark.parametrize("op", ["min", "mul", "max", "add"])
+def test_two_axes_that_are_not_one(op, part):
+    @T.prim_func(s_tir=True)
+    def least(
+        x: T.Buffer((3, 5, 32), "float32", scope="global.l1"), y: T.Buffer((3, 1, 16), "float32", scope="global.l1")
+    ):
+        for i in range(3):
+            y[i, 0, 0] = T.float32(3.4028234663852886e38)
+        for i, j, k in T.grid(3, 5, 19):
+            y[i, 0, 0] = T.min(y[i, 0, 0], x[i, j, k])
+
+    @T.prim_func(s_tir=True)
+    def product(
+        x: T.Buffer((3, 5, 32), "float32", scope="global.l1"), y: T.Buffer((3, 1, 16), "float32", scope="global.l1")
+    ):
+        for i in range(3):
+            y[i, 0, 0] = T.float32(1)
+        for i, j, k in T.grid(3, 5, 19):
+            y[i, 0, 0] = y[i, 0, 0] * x[i, j, k]
+
+    @T.prim_func(s_tir=True)
+    def most(
+        x: T.Buffer((3, 5, 32), "float32", scope="global.l1"), y: T.Buffer((3, 1, 16), "float32", scope="global.l1")
+    ):
+        for i in range(3):
+            y[i, 0, 0] = T.float32(-3.4028234663852886e38)
+        for i, j, k in T.grid(3, 5, 19):
+            y[i, 0, 0] = T.max(y[i, 0, 0], x[i, j, k])
+
+    @T.prim_func(s_tir=True)
+    def total(
+        x: T.Buffer((3, 5, 32), "float32", scope="global.l1"), y: T.Buffer((3, 1, 16), "float32", scope="global.l1")
+    ):
+        for i in range(3):
+            y[i, 0, 0] = T.float32(0)
+        for i, j, k in T.grid(3, 5, 19):
+            y[i, 0, 0] = y[i, 0, 0] + x[i, j, k]
+
+    func = {"min": least, "mul": product, "max": most, "add": total}[op]
+    machine = assert_emitted(func, part, rtol=1e-4)
+    assert sum(machine.counts.values()) == 2
+
+
+def test_three_axes_of_four(part):
+    @T.prim_func(s_tir=True)
+    def mean(
+        x: T.Buffer((4, 16, 7, 32), "float16", scope="global.l1"),
+        y: T.Buffer((1, 16, 1, 16), "float32", scope="global.l1"),
+    ):
+        for c in range(16):
+            y[0, c, 0, 0] = T.float32(0)
+        for c, n, h, w in T.grid(16, 4, 7, 7):
+            y[0, c, 0, 0] = y[0, c, 0, 0] + T.Cast("float32", x[n, c, h, w])
+
+    machine = assert_emitted(mean, part, rtol=1e-3)
+    assert machine.counts == {"reduce_sum": 3}

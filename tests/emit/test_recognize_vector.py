@@ -154,6 +154,16 @@ def test_casts(source, result, v1):
     assert_emitted(elementwise(lambda x: tirx.Cast(result, x), source, result=result), v1)
 
 
+def test_a_cast_through_a_dtype_that_holds_every_value_is_one(part):
+    func = elementwise(lambda x: tirx.Cast("float16", tirx.Cast("float32", x)), "uint8", result="float16")
+    assert assert_emitted(func, part).counts == {"cast": 1}
+
+
+def test_a_cast_through_a_dtype_that_does_not_is_two(part):
+    func = elementwise(lambda x: tirx.Cast("float32", tirx.Cast("float16", x)))
+    assert assert_emitted(func, part).counts == {"cast": 2}
+
+
 def test_operands_have_their_own_dtypes(part):
     a = tirx.decl_buffer((6, 64), "float16", "a", scope="global.l1", layout=None)
     b = tirx.decl_buffer((6, 64), "float32", "b", scope="global.l0c", layout=None)
