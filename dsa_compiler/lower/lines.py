@@ -39,7 +39,7 @@ class LineConvolution:
 def takes_lines(layer: Layer, data: View, tensor: Tensor, target: Target) -> bool:
     """Whether the convolution of `layer` is made of lines when it reads its image by the view `data`."""
     call = layer.calls[layer.master]
-    if layer.kind != "conv2d" or int(call.attrs["groups"]) != 1 or not target.features.img2col_move:
+    if layer.kind != "conv2d" or int(call.attrs["groups"]) != 1 or not target.features.img2col_move or data.shape[2] == 1:
         return False
     short = data.shape[3] * item_bytes(tensor.dtype) < target.memory["l1"].alignment
     lines = line_view(data)
@@ -67,13 +67,14 @@ def line_convolution(layer: Layer, graph: LayerGraph, data: View, values: np.nda
     group = max(1, GROUP_BYTES // item_bytes(graph.tensors[data.tensor].dtype))
     step = int(call.attrs["strides"][1]) * joined
     phases = group // math.gcd(group, step)
+    phases = phases if call.shape[2] > 1 else 1
     top, left, _, _ = call.attrs["padding"]
     weights = _grouped(values, planes, group)
     _, out_height, out_width, outputs = call.shape
     lines = Lines(planes, extent, step, int(left) * joined, phases, out_width)
     problem = MatrixProblem(
         phases, images, height * planes, -(-extent // group), group, out_height, -(-out_width // phases), outputs,
-        (weights.shape[1], weights.shape[2]), (int(call.attrs["strides"][0]) * planes, step * phases // group),
+        (weights.shape[1], weights.shape[2]), (int(call.attrs["strides"][0]) * planes, max(1, step * phases // group)),
         (int(call.attrs["dilation"][0]), 1), (int(top) * planes, 0), lines=lines,
     )  # fmt: skip
     return LineConvolution(problem, view, weights)
