@@ -14,7 +14,7 @@ from dsa_compiler.assemble.dependences import QUEUE_OF_CLASS, Edges
 from dsa_compiler.errors import Infeasible
 
 COUNT_LIMIT = 15
-MOST_ROUNDS = 8
+MOST_ROUNDS = 16
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,44 @@ def assign_flags(klass: np.ndarray, edges: Edges, flags: int) -> tuple[FlagUses,
     Raises `Infeasible` if so many producers run ahead of their consumers that no flag could count them.
     """
     producer, consumer = edges.producer, edges.consumer
+    if len(producer) and not flags:
+        raise Infeasible("flags", 1, flags, where="assemble.flags")
+    group = 1
     for _ in range(MOST_ROUNDS):
         number, late, early = _number(klass, producer, consumer, edges.known, flags)
         if not len(late):
             source, target = QUEUE_OF_CLASS[klass[producer]], QUEUE_OF_CLASS[klass[consumer]]
             return FlagUses(producer, source, target, number), FlagUses(consumer, source, target, number)
-        if (early >= late).any():
-            raise Infeasible("flags", int((early >= late).sum()) + COUNT_LIMIT * flags, COUNT_LIMIT * flags, where="assemble.flags")
-        producer, consumer = _with_edges(producer, consumer, early, late)
-    raise Infeasible("flags", len(late), 0, where="assemble.flags")
+        impossible = early >= late
+        if impossible.any():
+            group *= 2
+            producer, consumer = _thin(klass, producer, consumer, late[impossible], group)
+        else:
+            producer, consumer = _with_edges(klass, producer, consumer, early, late)
+    raise Infeasible("flags", COUNT_LIMIT * flags + len(late), COUNT_LIMIT * flags, where="assemble.flags")
+
+
+def _thin(
+    klass: np.ndarray, producer: np.ndarray, consumer: np.ndarray, late: np.ndarray, group: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fewer edges between the engines of the producers `late`: up to `group` of them become one.
+
+    The first consumer of a group waits for the last of its producers that stands before it, which proves the others
+    complete for the consumers behind it. The order of the stream still satisfies every wait.
+    """
+    key = klass[producer] * 16 + QUEUE_OF_CLASS[klass[consumer]]
+    keep = np.ones(len(producer), bool)
+    producer = producer.copy()
+    for pair in np.unique(key[np.isin(producer, late)]):
+        rows = np.flatnonzero(key == pair)
+        start = 0
+        while start < len(rows):
+            before = int(np.searchsorted(producer[rows[start:]], consumer[rows[start]]))
+            size = max(1, min(group, before))
+            producer[rows[start]] = producer[rows[start + size - 1]]
+            keep[rows[start + 1 : start + size]] = False
+            start += size
+    return producer[keep], consumer[keep]
 
 
 def _number(
@@ -58,6 +87,8 @@ def _number(
         rows = np.flatnonzero(pair == key)
         classes = np.unique(of[rows])
         share = flags // len(classes)
+        if not share:
+            raise Infeasible("flags", len(classes), flags, where="assemble.flags")
         for place, c in enumerate(classes):
             mine = rows[of[rows] == c]
             number[mine] = place * share + np.arange(len(mine)) % share
@@ -74,9 +105,21 @@ def _number(
 
 
 def _with_edges(
-    producer: np.ndarray, consumer: np.ndarray, new_producer: np.ndarray, new_consumer: np.ndarray
+    klass: np.ndarray, producer: np.ndarray, consumer: np.ndarray, new_producer: np.ndarray, new_consumer: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The edges and more, in the order of their consumers, each once."""
-    pairs = np.stack([np.concatenate([consumer, new_consumer]), np.concatenate([producer, new_producer])], axis=1)
-    pairs = np.unique(pairs, axis=0)
-    return pairs[:, 1], pairs[:, 0]
+    """The edges and more, in the order of their consumers.
+
+    An edge whose producer an earlier wait of the same queue has proven complete is left out, so that sets and waits
+    of a pair stay in the same order.
+    """
+    producer = np.concatenate([producer, new_producer])
+    consumer = np.concatenate([consumer, new_consumer])
+    order = np.lexsort((-producer, consumer))
+    producer, consumer = producer[order], consumer[order]
+    key = klass[producer] * 16 + QUEUE_OF_CLASS[klass[consumer]]
+    keep = np.zeros(len(producer), bool)
+    for pair in np.unique(key):
+        rows = np.flatnonzero(key == pair)
+        latest = np.maximum.accumulate(producer[rows])
+        keep[rows] = producer[rows] > np.concatenate([[-1], latest[:-1]])
+    return producer[keep], consumer[keep]

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from dsa_compiler.assemble.dependences import CLASSES, QUEUE_OF_CLASS, Edges, find_edges
 from dsa_compiler.assemble.flags import COUNT_LIMIT, FlagUses, assign_flags
 from dsa_compiler.errors import Infeasible
-from tests.assemble.test_dependences import LOAD, MOVE, NEAR_LOAD, STORE, VECTOR, Entry, completed_before, read, stream, write
+from tests.assemble.test_dependences import (
+    LOAD,
+    MOVE,
+    NEAR_LOAD,
+    STORE,
+    VECTOR,
+    Entry,
+    completed_before,
+    read,
+    stream,
+    write,
+)
 from tests.lower.drawing import drawn
 
 
@@ -68,7 +79,7 @@ def test_latencies_have_flags_of_their_own() -> None:
 
 
 def test_a_producer_far_ahead_waits_for_its_consumer() -> None:
-    """Every load has a place of its own: nothing but the flag's limit stops the loads from running sixty steps ahead."""
+    """Every load has a place of its own: nothing but the flag's limit stops the loads from running ahead."""
     entries: list[Entry] = []
     for i in range(60):
         entries += [(LOAD, [write(32 * i)]), (VECTOR, [read(32 * i), write(2048)])]
@@ -103,7 +114,14 @@ def require_counts_are_safe(entries: list[Entry], sets: FlagUses, waits: FlagUse
 
 
 @drawn(60)
-@given(st.lists(st.tuples(st.sampled_from([LOAD, STORE, VECTOR, MOVE]), st.integers(0, 29), st.integers(0, 29)), min_size=80, max_size=200), st.sampled_from([1, 2, 4]))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([LOAD, STORE, VECTOR, MOVE]), st.integers(0, 29), st.integers(0, 29)),
+        min_size=80,
+        max_size=200,
+    ),
+    st.sampled_from([1, 2, 4]),
+)
 def test_any_stream_with_few_flags(drawn_entries: list[tuple[int, int, int]], flags: int) -> None:
     entries: list[Entry] = []
     for kind, a, b in drawn_entries:
@@ -117,14 +135,26 @@ def test_any_stream_with_few_flags(drawn_entries: list[tuple[int, int, int]], fl
     require_counts_are_safe(entries, sets, waits)
 
 
-def test_a_count_that_cannot_be_bounded_is_refused() -> None:
-    """All loads come before all that waits for them: the sixteenth set of a flag would need a later entry first."""
+def test_producers_far_ahead_share_flags() -> None:
+    """All loads come before all that waits for them: consumers wait for a later load, which proves the others."""
     edges = COUNT_LIMIT * 2 + 3
     klass = np.array([LOAD] * edges + [VECTOR] * edges)
     producer, consumer = np.arange(edges), np.arange(edges) + edges
     known = np.full((2 * edges, CLASSES), -1, np.int32)
-    with pytest.raises(Infeasible, match=r"^\[assemble.flags\] flags: 33 needed, 30 available$") as caught:
-        assign_flags(klass, Edges(producer, consumer, known), 2)
+    sets, waits = assign_flags(klass, Edges(producer, consumer, known), 2)
+    assert len(sets.entry) <= COUNT_LIMIT * 2
+    proven = np.full(2 * edges, -1)
+    proven[waits.entry] = sets.entry
+    proven = np.maximum.accumulate(proven)
+    assert (proven[consumer] >= producer).all()
+    assert (sets.entry < waits.entry).all()
+
+
+def test_no_flag_at_all_is_refused() -> None:
+    klass = np.array([LOAD, VECTOR])
+    edges = Edges(np.array([0]), np.array([1]), np.full((2, CLASSES), -1, np.int32))
+    with pytest.raises(Infeasible, match=r"^\[assemble.flags\] flags: 1 needed, 0 available$") as caught:
+        assign_flags(klass, edges, 0)
     assert caught.value.limit == "flags"
 
 
@@ -147,7 +177,12 @@ def test_a_ring_keeps_counts_low() -> None:
 
 
 def test_classes_without_a_flag_each_are_refused_or_shared_fairly() -> None:
-    entries: list[Entry] = [(LOAD, [write(0)]), (NEAR_LOAD, [write(64)]), (VECTOR, [read(0), read(64), write(128)]), (MOVE, [read(128)])]
+    entries: list[Entry] = [
+        (LOAD, [write(0)]),
+        (NEAR_LOAD, [write(64)]),
+        (VECTOR, [read(0), read(64), write(128)]),
+        (MOVE, [read(128)]),
+    ]
     sets, _, _ = assigned(entries, flags=2)
     assert sets.number.max() < 2
 
