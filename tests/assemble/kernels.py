@@ -19,7 +19,9 @@ from dsa_compiler.program.tables import Binding, Constant, Program
 from dsa_compiler.target import Target
 
 
-def at(role: str, buffer: Buffer, base: Sequence[Any], extents: Sequence[Any], strides: Sequence[int] | None = None) -> InstructionOperand:
+def at(
+    role: str, buffer: Buffer, base: Sequence[Any], extents: Sequence[Any], strides: Sequence[int] | None = None
+) -> InstructionOperand:
     """An operand; the strides of its extents are those of the buffer's last dimensions unless given."""
     if strides is None:
         shape = [int(s) for s in buffer.shape]
@@ -52,20 +54,35 @@ def operands_of(trace: Trace, entry: int) -> dict[str, Mapping[str, Any]]:
     for o in trace.operands[int(row["operand"]) : int(row["operand"]) + int(row["operands"])]:
         rank = int(o["rank"])
         result[ROLES[o["role"]]] = {
-            "buffer": trace.buffers[o["buffer"]].name, "slot": int(o["slot"]), "offset": int(o["offset"]),
-            "extents": o["extents"][:rank].tolist(), "strides": o["strides"][:rank].tolist(),
-        }  # fmt: skip
+            "buffer": trace.buffers[o["buffer"]].name,
+            "slot": int(o["slot"]),
+            "offset": int(o["offset"]),
+            "extents": o["extents"][:rank].tolist(),
+            "strides": o["strides"][:rank].tolist(),
+        }
     return result
 
 
 def program_of(
-    target: Target, stream: Stream, ddr_bytes: int, constants: Sequence[tuple[int, np.ndarray]] = (), outputs: Sequence[Binding] = ()
-) -> Program:  # fmt: skip
+    target: Target,
+    stream: Stream,
+    ddr_bytes: int,
+    constants: Sequence[tuple[int, np.ndarray]] = (),
+    outputs: Sequence[Binding] = (),
+) -> Program:
     made = tuple(Constant(a, np.ascontiguousarray(v).reshape(-1).view(np.uint8)) for a, v in constants)
     return Program(
-        target, stream.entries, stream.operands, stream.flags, stream.attrs, constants=made, outputs=tuple(outputs),
-        nodes=("node",), kernels=("a", "b", "c", "d"), ddr_bytes=ddr_bytes,
-    )  # fmt: skip
+        target,
+        stream.entries,
+        stream.operands,
+        stream.flags,
+        stream.attrs,
+        constants=made,
+        outputs=tuple(outputs),
+        nodes=("node",),
+        kernels=("a", "b", "c", "d"),
+        ddr_bytes=ddr_bytes,
+    )
 
 
 def call_of(trace: Trace, *addresses: int, constant: Sequence[bool] | None = None, node: int = 0) -> KernelCall:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -47,7 +49,9 @@ def test_memories_without_banks_are_packed() -> None:
 
 
 def test_parameters_have_their_place_elsewhere() -> None:
-    placed = place_buffers(trace(TraceBuffer("p", "ddr", 1 << 20, parameter=0), TraceBuffer("a", "l1", 64)), EDGE).address
+    placed = place_buffers(
+        trace(TraceBuffer("p", "ddr", 1 << 20, parameter=0), TraceBuffer("a", "l1", 64)), EDGE
+    ).address
     assert placed.tolist() == [[-1], [0]]
 
 
@@ -62,9 +66,10 @@ def test_too_large(scope: str) -> None:
 
 @drawn(100)
 @given(
-    st.lists(st.tuples(st.sampled_from(SCRATCH), st.integers(1, 9000), st.integers(1, 3)), max_size=8), st.booleans(),
+    st.lists(st.tuples(st.sampled_from(SCRATCH), st.integers(1, 9000), st.integers(1, 3)), max_size=8),
+    st.booleans(),
     st.sampled_from(["npu-edge", "npu-v1", "tiny", "plain"]),
-)  # fmt: skip
+)
 def test_slots_never_overlap(buffers: list[tuple[str, int, int]], top: bool, name: str) -> None:
     target = part(name)
     made = trace(*(TraceBuffer(f"b{i}", scope, size, ring) for i, (scope, size, ring) in enumerate(buffers)))
@@ -79,10 +84,12 @@ def test_slots_never_overlap(buffers: list[tuple[str, int, int]], top: bool, nam
         memory = target.memory[scope]
         spans = sorted(
             (int(placed[i, s]), int(placed[i, s]) + size)
-            for i, (where, size, ring) in enumerate(buffers) if where == scope for s in range(ring)
-        )  # fmt: skip
+            for i, (where, size, ring) in enumerate(buffers)
+            if where == scope
+            for s in range(ring)
+        )
         assert all(low >= 0 and high <= memory.size and low % memory.alignment == 0 for low, high in spans)
-        assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a[1] <= b[0] for a, b in pairwise(spans))
 
 
 def test_one_bank() -> None:

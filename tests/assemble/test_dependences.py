@@ -54,9 +54,17 @@ def stream(entries: Sequence[Entry]) -> CoreStream:
         strides[row, 3 - len(a.strides) :] = a.strides
     column = lambda name: np.array([getattr(a, name) for a in accesses], np.int64)  # noqa: E731
     return CoreStream(
-        np.array([k for k, _ in entries], np.int64), first.astype(np.int64), column("memory"), column("address"), extents, strides,
-        np.full(len(accesses), 2, np.int64), column("written").astype(bool), np.array([SIZE, SIZE], np.int64), np.array([BLOCK, BLOCK], np.int64),
-    )  # fmt: skip
+        np.array([k for k, _ in entries], np.int64),
+        first.astype(np.int64),
+        column("memory"),
+        column("address"),
+        extents,
+        strides,
+        np.full(len(accesses), 2, np.int64),
+        column("written").astype(bool),
+        np.array([SIZE, SIZE], np.int64),
+        np.array([BLOCK, BLOCK], np.int64),
+    )
 
 
 def edges(*entries: Entry) -> list[tuple[int, int]]:
@@ -101,7 +109,7 @@ def test_the_latest_of_a_queue_proves_those_before_it() -> None:
 
 
 def test_what_a_producer_knew_is_known() -> None:
-    """load -> vector -> store: the store needs no flag of the load; nor does a later load into the first buffer need the vector's."""
+    """load -> vector -> store: the store needs no flag of the load; nor a later load the vector's."""
     found = edges((LOAD, [write(0)]), (VECTOR, [read(0), write(64)]), (STORE, [read(0), read(64)]), (LOAD, [write(0)]))
     assert found == [(0, 1), (1, 2), (2, 3)]
 
@@ -113,9 +121,13 @@ def test_what_a_queue_knew_stays_known() -> None:
 
 def test_the_previous_of_a_queue_without_latency_is_complete() -> None:
     """The move that starts proves the move before it; a load that starts does not prove the load before it."""
-    moves = edges((MOVE, [read(0), write(0, memory=1)]), (MOVE, [read(64), write(64, memory=1)]), (LOAD, [write(0), write(64)]))
+    moves = edges(
+        (MOVE, [read(0), write(0, memory=1)]), (MOVE, [read(64), write(64, memory=1)]), (LOAD, [write(0), write(64)])
+    )
     assert moves == [(1, 2)]
-    after = edges((LOAD, [write(0)]), (LOAD, [write(64)]), (VECTOR, [read(64), write(128)]), (STORE, [read(0), read(128)]))
+    after = edges(
+        (LOAD, [write(0)]), (LOAD, [write(64)]), (VECTOR, [read(64), write(128)]), (STORE, [read(0), read(128)])
+    )
     assert after == [(1, 2), (2, 3)]
 
 
@@ -157,7 +169,13 @@ def test_many_edges() -> None:
     """More edges than the first capacity of the arrays."""
     entries: list[Entry] = []
     for i in range(40):
-        entries += [(LOAD, [write(0)]), (VECTOR, [read(0), write(64)]), (STORE, [read(64)]), (MOVE, [read(0), read(64)]), (SCALAR, [write(0), write(64)])]
+        entries += [
+            (LOAD, [write(0)]),
+            (VECTOR, [read(0), write(64)]),
+            (STORE, [read(64)]),
+            (MOVE, [read(0), read(64)]),
+            (SCALAR, [write(0), write(64)]),
+        ]
         del i
     assert len(edges(*entries)) > 2 * 40
 
@@ -167,12 +185,23 @@ def test_no_entries() -> None:
 
 
 @st.composite
-def random_streams(draw: st.DrawFn, classes: Sequence[int] = (LOAD, STORE, MOVE, MATRIX, VECTOR, SCALAR)) -> list[Entry]:
+def random_streams(
+    draw: st.DrawFn, classes: Sequence[int] = (LOAD, STORE, MOVE, MATRIX, VECTOR, SCALAR)
+) -> list[Entry]:
     """Loads write, stores read, moves read memory 0 and write memory 1, others do both; near transfers use memory 1.
 
     So no two loads of different latency write the same bytes, which no core flag could order.
     """
-    shapes = st.sampled_from([((16,), (2,)), ((3, 16), (64, 2)), ((2, 8), (96, 2)), ((2, 2, 16), (256, 64, 2)), ((4, 16), (0, 2)), ((16,), (0,))])
+    shapes = st.sampled_from(
+        [
+            ((16,), (2,)),
+            ((3, 16), (64, 2)),
+            ((2, 8), (96, 2)),
+            ((2, 2, 16), (256, 64, 2)),
+            ((4, 16), (0, 2)),
+            ((16,), (0,)),
+        ]
+    )
     places = st.integers(0, 7).map(lambda p: 32 * p)
 
     def access(written: bool, memory: int = 0) -> Access:

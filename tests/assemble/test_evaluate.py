@@ -67,7 +67,9 @@ def expressions(draw: st.DrawFn, depth: int = 3) -> tuple[Any, Callable[[int, in
         number = draw(st.integers(-20, 20))
         return draw(st.sampled_from([(X, lambda x, y: x), (Y, lambda x, y: y), (integer(number), lambda x, y: number)]))
     (left, f), (right, g) = draw(expressions(depth - 1)), draw(expressions(depth - 1))
-    made, meaning = OPERATIONS[draw(st.sampled_from(["add", "subtract", "multiply", "minimum", "maximum", "select", "if"]))]
+    made, meaning = OPERATIONS[
+        draw(st.sampled_from(["add", "subtract", "multiply", "minimum", "maximum", "select", "if"]))
+    ]
     if draw(st.booleans()):
         divisor = draw(st.integers(1, 9))
         return (
@@ -91,7 +93,9 @@ def test_variables_of_other_loops() -> None:
 
 
 def test_what_is_no_index() -> None:
-    with pytest.raises(InternalError, match=r"^\[assemble.expand\] TensorLoad b\[T.int64\(0\)\] is no index expression$"):
+    with pytest.raises(
+        InternalError, match=r"^\[assemble.expand\] TensorLoad b\[T.int64\(0\)\] is no index expression$"
+    ):
         evaluate(buffer("b", (4,), "int32")[integer(0)], {})
     with pytest.raises(InternalError, match=r"is no index expression"):
         evaluate(tirx.exp(tirx.const(1.0, "float32")), {})

@@ -12,7 +12,18 @@ from tvm.tirx import AttrStmt, For, ForKind
 
 from dsa_compiler.assemble.expand import expand, scope_of
 from dsa_compiler.errors import InternalError
-from dsa_compiler.lower.tir import allocate, buffer, constant, core_loop, function, integer, sequence, store, tile_loop, when
+from dsa_compiler.lower.tir import (
+    allocate,
+    buffer,
+    constant,
+    core_loop,
+    function,
+    integer,
+    sequence,
+    store,
+    tile_loop,
+    when,
+)
 from tests.assemble.kernels import at, issue, listed, operands_of, trace_of
 from tests.lower.parts import part
 
@@ -26,15 +37,21 @@ def tile(name: str = "t1") -> Any:
 
 
 def load(t: Any, row: Any, rows: Any = 4) -> Any:
-    return issue("load", at("dst", t, (integer(0), integer(0)), (rows, 32)), at("src", SRC, (row, integer(0)), (rows, 32)))
+    return issue(
+        "load", at("dst", t, (integer(0), integer(0)), (rows, 32)), at("src", SRC, (row, integer(0)), (rows, 32))
+    )
 
 
 def put(t: Any, row: Any, rows: Any = 4) -> Any:
-    return issue("store", at("dst", DST, (row, integer(0)), (rows, 32)), at("src", t, (integer(0), integer(0)), (rows, 32)))
+    return issue(
+        "store", at("dst", DST, (row, integer(0)), (rows, 32)), at("src", t, (integer(0), integer(0)), (rows, 32))
+    )
 
 
 def relu(t: Any) -> Any:
-    return issue("relu", at("dst", t, (integer(0), integer(0)), (4, 32)), at("src", t, (integer(0), integer(0)), (4, 32)))
+    return issue(
+        "relu", at("dst", t, (integer(0), integer(0)), (4, 32)), at("src", t, (integer(0), integer(0)), (4, 32))
+    )
 
 
 def test_statements_keep_their_order_in_loops() -> None:
@@ -52,14 +69,21 @@ def test_a_ring_turns_with_every_allocation() -> None:
     def inner(i: Any, j: Any) -> Any:
         return sequence(allocate(u, 3), load(u, (i * 5 + j) * 4))
 
-    body = tile_loop("i", 2, lambda i: sequence(allocate(t, 2), load(t, i * 4), tile_loop("j", 5, lambda j: inner(i, j))))
+    body = tile_loop(
+        "i", 2, lambda i: sequence(allocate(t, 2), load(t, i * 4), tile_loop("j", 5, lambda j: inner(i, j)))
+    )
     trace = trace_of(ONE, [SRC], body)
-    slots = [(operands_of(trace, e)["dst"]["buffer"], operands_of(trace, e)["dst"]["slot"]) for e in range(len(trace.entries))]
+    slots = [
+        (operands_of(trace, e)["dst"]["buffer"], operands_of(trace, e)["dst"]["slot"])
+        for e in range(len(trace.entries))
+    ]
     assert [s for b, s in slots if b == "t1"] == [0, 1]
     assert [s for b, s in slots if b == "u1"] == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
     assert {b.name: (b.scope, b.bytes, b.ring, b.parameter) for b in trace.buffers} == {
-        "src": ("ddr", 4096, 1, 0), "t1": ("l1", 256, 2, -1), "u1": ("l1", 256, 3, -1),
-    }  # fmt: skip
+        "src": ("ddr", 4096, 1, 0),
+        "t1": ("l1", 256, 2, -1),
+        "u1": ("l1", 256, 3, -1),
+    }
     assert trace.footprint("l1") == 256 * 5 and trace.footprint("l0a") == 0
 
 
@@ -77,7 +101,9 @@ def test_rings_of_cores_turn_apart() -> None:
 
 def test_cores_are_sums_of_weighted_indices() -> None:
     t = tile()
-    body = core_loop("a", 2, 2, lambda a: core_loop("b", 2, 1, lambda b: sequence(allocate(t), load(t, (a * 2 + b) * 4))))
+    body = core_loop(
+        "a", 2, 2, lambda a: core_loop("b", 2, 1, lambda b: sequence(allocate(t), load(t, (a * 2 + b) * 4)))
+    )
     trace = trace_of(FOUR, [SRC], body)
     assert [int(e["core"]) for e in trace.entries] == [0, 1, 2, 3]
     assert [operands_of(trace, e)["src"]["offset"] for e in range(4)] == [0, 256, 512, 768]
@@ -103,8 +129,15 @@ def test_branches() -> None:
     t = tile()
     body = tile_loop("i", 4, lambda i: sequence(allocate(t), when([i < 1], load(t, i), relu(t)), put(t, i * 4)))
     assert [name for _, name in listed(trace_of(ONE, [SRC, DST], body))] == [
-        "load", "store", "relu", "store", "relu", "store", "relu", "store",
-    ]  # fmt: skip
+        "load",
+        "store",
+        "relu",
+        "store",
+        "relu",
+        "store",
+        "relu",
+        "store",
+    ]
 
 
 def test_a_branch_that_never_runs() -> None:
@@ -158,7 +191,13 @@ def test_operands_in_bytes() -> None:
     twice = at("src", wide, (integer(0), integer(0), integer(0)), (4, 5, 8), (0, 32, 1))
     trace = trace_of(ONE, [], sequence(allocate(wide), issue("copy", place, twice)))
     assert operands_of(trace, 0) == {
-        "dst": {"buffer": "wide", "slot": 0, "offset": (2 * 160 + 3 * 16 + 8) * 4, "extents": [4, 5, 8], "strides": [640, 64, 4]},
+        "dst": {
+            "buffer": "wide",
+            "slot": 0,
+            "offset": (2 * 160 + 3 * 16 + 8) * 4,
+            "extents": [4, 5, 8],
+            "strides": [640, 64, 4],
+        },
         "src": {"buffer": "wide", "slot": 0, "offset": 0, "extents": [4, 5, 8], "strides": [0, 128, 4]},
     }
 
@@ -167,7 +206,10 @@ def test_attributes_are_evaluated_and_shared() -> None:
     t = tile()
 
     def step(i: Any) -> Any:
-        dst, src = at("dst", t, (integer(0), integer(0)), (4, 32)), at("src", SRC, (i * 4, integer(0)), (tirx.min(integer(4), i + 1), 32))
+        dst, src = (
+            at("dst", t, (integer(0), integer(0)), (4, 32)),
+            at("src", SRC, (i * 4, integer(0)), (tirx.min(integer(4), i + 1), 32)),
+        )
         return issue("load_pad", dst, src, pad=[[integer(0), tirx.max(integer(3) - i, integer(0))], [0, 0]], value=0.0)
 
     trace = trace_of(ONE, [SRC], sequence(allocate(t), tile_loop("i", 6, step)))

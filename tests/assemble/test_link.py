@@ -42,7 +42,7 @@ def whole(role: str, made: Any, row: Any = 0, rows: int = 4) -> Any:
 
 
 def relu_kernel(cores: int, source: Any = A, result: Any = B, reverse: bool = False) -> Any:
-    """result = relu(source), four rows at a time, rows shared by cores (in reverse order: other cores than wrote them)."""
+    """result = relu(source), four rows at a time, shared by cores; in reverse by other cores than wrote them."""
     steps = ROWS // 4 // cores
     t, u = tile("t1"), tile("u1")
 
@@ -51,9 +51,12 @@ def relu_kernel(cores: int, source: Any = A, result: Any = B, reverse: bool = Fa
         if reverse:
             row = integer(ROWS - 4) - row
         return sequence(
-            allocate(t, 2), issue("load", whole("dst", t), whole("src", source, row)), allocate(u, 2), issue("relu", whole("dst", u), whole("src", t)),
+            allocate(t, 2),
+            issue("load", whole("dst", t), whole("src", source, row)),
+            allocate(u, 2),
+            issue("relu", whole("dst", u), whole("src", t)),
             issue("store", whole("dst", result, row), whole("src", u)),
-        )  # fmt: skip
+        )
 
     return core_loop("c", cores, 1, lambda c: tile_loop("i", steps, lambda i: step(c, i)))
 
@@ -64,7 +67,9 @@ def chain(target: Target, cores: int, kernels: int) -> tuple[Program, np.ndarray
     calls = []
     for number in range(kernels):
         trace = trace_of(target, [A, B], relu_kernel(cores, reverse=bool(number % 2)))
-        calls.append(replace(call_of(trace, number * SIZE, (number + 1) * SIZE, constant=(number == 0, False)), number=number))
+        calls.append(
+            replace(call_of(trace, number * SIZE, (number + 1) * SIZE, constant=(number == 0, False)), number=number)
+        )
     output = Binding("y", kernels * SIZE, (ROWS, COLUMNS), "float16")
     stream = link(calls, target)
     return program_of(target, stream, (kernels + 1) * SIZE, [(0, values)], [output]), np.maximum(values, 0)
@@ -118,27 +123,42 @@ def test_constants_are_loaded_before_the_barrier() -> None:
     def add(c: Any) -> Any:
         row = c * 4
         return sequence(
-            allocate(u), issue("load", whole("dst", u), whole("src", w, row)), allocate(t), issue("load", whole("dst", t), whole("src", A, row)),
-            issue("add", whole("dst", t), whole("src", t), whole("src2", u)), issue("store", whole("dst", B, row), whole("src", t)),
-        )  # fmt: skip
+            allocate(u),
+            issue("load", whole("dst", u), whole("src", w, row)),
+            allocate(t),
+            issue("load", whole("dst", t), whole("src", A, row)),
+            issue("add", whole("dst", t), whole("src", t), whole("src2", u)),
+            issue("store", whole("dst", B, row), whole("src", t)),
+        )
 
     first = call_of(trace_of(FOUR, [A, B], relu_kernel(4)), 0, SIZE, constant=(True, False))
-    second = call_of(trace_of(FOUR, [A, B, w], core_loop("c", 4, 1, add)), SIZE, 2 * SIZE, 3 * SIZE, constant=(False, False, True))
+    second = call_of(
+        trace_of(FOUR, [A, B, w], core_loop("c", 4, 1, add)), SIZE, 2 * SIZE, 3 * SIZE, constant=(False, False, True)
+    )
     stream = link([first, replace(second, number=1)], FOUR)
     values = np.random.default_rng(1).standard_normal((2, ROWS, COLUMNS)).astype(np.float16)
     program = program_of(
-        FOUR, stream, 4 * SIZE, [(0, values[0]), (3 * SIZE, values[1])], [Binding("y", 2 * SIZE, (ROWS, COLUMNS), "float16")],
-    )  # fmt: skip
+        FOUR,
+        stream,
+        4 * SIZE,
+        [(0, values[0]), (3 * SIZE, values[1])],
+        [Binding("y", 2 * SIZE, (ROWS, COLUMNS), "float16")],
+    )
     mine = program.entries[(program.entries["core"] == 0) & (program.entries["cluster"] == 0)]
     loads = [BY_CODE[int(e["opcode"])].name for e in mine if e["engine"] == ENGINE_CODE["load"]]
     assert loads == ["load", "load", "barrier", "load"]
-    require_right(program, (np.maximum(values[0], 0).astype(np.float32) + values[1].astype(np.float32)).astype(np.float16))
+    require_right(
+        program, (np.maximum(values[0], 0).astype(np.float32) + values[1].astype(np.float32)).astype(np.float16)
+    )
 
 
 def test_segments_need_no_barrier() -> None:
     """A host step stands between the kernels: every queue runs out before it."""
     traces = [trace_of(FOUR, [A, B], relu_kernel(4)) for _ in range(2)]
-    calls = [replace(call_of(t, i * SIZE, (i + 1) * SIZE, constant=(i == 0, False)), number=i, segment=i) for i, t in enumerate(traces)]
+    calls = [
+        replace(call_of(t, i * SIZE, (i + 1) * SIZE, constant=(i == 0, False)), number=i, segment=i)
+        for i, t in enumerate(traces)
+    ]
     stream = link(calls, FOUR)
     assert OP_BARRIER not in stream.entries["opcode"].tolist()
     assert sorted(set(stream.entries["segment"].tolist())) == [0, 1]
@@ -149,12 +169,18 @@ OP_BARRIER = next(code for code, d in BY_CODE.items() if d.name == "barrier")
 
 def test_nothing_to_link() -> None:
     stream = link([], FOUR)
-    assert isinstance(stream, Stream) and len(stream.entries) == len(stream.operands) == len(stream.flags) == 0 and stream.attrs == ({},)
+    assert (
+        isinstance(stream, Stream)
+        and len(stream.entries) == len(stream.operands) == len(stream.flags) == 0
+        and stream.attrs == ({},)
+    )
 
 
 def test_nodes_and_kernels_of_entries() -> None:
     trace = trace_of(ONE, [A, B], relu_kernel(1))
-    stream = link([replace(call_of(trace, 0, SIZE, node=7), number=0), replace(call_of(trace, SIZE, 0, node=9), number=1)], ONE)
+    stream = link(
+        [replace(call_of(trace, 0, SIZE, node=7), number=0), replace(call_of(trace, SIZE, 0, node=9), number=1)], ONE
+    )
     half = len(stream.entries) // 2
     assert stream.entries["node"].tolist() == [7] * half + [9] * half
     assert stream.entries["kernel"].tolist() == [0] * half + [1] * half
@@ -173,7 +199,9 @@ def test_kernels_fill_l1_from_both_ends() -> None:
 def test_buffers_that_do_not_fit_are_refused() -> None:
     t = buffer("t1", (64, 4096), "float16", "l1")
     big = buffer("big", (64, 4096), "float16")
-    load = issue("load", at("dst", t, (integer(0), integer(0)), (64, 4096)), at("src", big, (integer(0), integer(0)), (64, 4096)))
+    load = issue(
+        "load", at("dst", t, (integer(0), integer(0)), (64, 4096)), at("src", big, (integer(0), integer(0)), (64, 4096))
+    )
     trace = trace_of(part("tiny"), [big], sequence(allocate(t), load), "large")
     with pytest.raises(Infeasible, match=r"^\[large\] l1: 524288 needed, 16384 available$"):
         link([call_of(trace, 0)], part("tiny"))
@@ -203,12 +231,15 @@ def crowded() -> tuple[Any, list[Any], np.ndarray, np.ndarray]:
 
     def product() -> list[Any]:
         return [
-            issue("move_a", full("dst", a0), full("src", a1)), issue("matmul", full("dst", c0), full("lhs", a0), at("rhs", b0, (z, z), (16, 16))),
-        ]  # fmt: skip
+            issue("move_a", full("dst", a0), full("src", a1)),
+            issue("matmul", full("dst", c0), full("lhs", a0), at("rhs", b0, (z, z), (16, 16))),
+        ]
 
     body = sequence(
         *(allocate(m) for m in (d, x, a1, s, s2, a0, other, b0, c0)),
-        issue("load", full("dst", a1), full("src", row)), issue("load", full("dst", s), full("src", table)), issue("load", full("dst", d), full("src", row)),
+        issue("load", full("dst", a1), full("src", row)),
+        issue("load", full("dst", s), full("src", table)),
+        issue("load", full("dst", d), full("src", row)),
         *(issue("move_b", at("dst", b0, (integer(r), z), (1, 16)), full("src", a1)) for r in range(16)),
         *product(),
         issue("store", full("dst", kept), full("src", d)),
@@ -221,12 +252,17 @@ def crowded() -> tuple[Any, list[Any], np.ndarray, np.ndarray]:
         issue("s_move", cell("dst", s2), cell("src", s), ops=1, control=0),
         issue("move_a", full("dst", other), full("src", d)),
         issue("matmul", full("dst", c0), full("lhs", a0), at("rhs", b0, (z, z), (16, 16))),
-    )  # fmt: skip
+    )
     values = np.linspace(-1, 1, 16).astype(np.float16)
     table_values = np.arange(3, 19, dtype=np.int32)
     wide = values.astype(np.float32)
     product_row = wide @ np.tile(wide, (16, 1))
-    return trace_of(EDGE, [row, kept, out, table], body), [values, table_values], values, (wide * product_row + 3.0).astype(np.float16)
+    return (
+        trace_of(EDGE, [row, kept, out, table], body),
+        [values, table_values],
+        values,
+        (wide * product_row + 3.0).astype(np.float16),
+    )
 
 
 def crowded_program() -> tuple[Program, np.ndarray]:
@@ -268,7 +304,10 @@ def without(program: Program, entry: int, place: int) -> Program:
     order = 0
     for e in range(entry):
         if entries["core"][e] == entries["core"][entry] and entries["cluster"][e] == entries["cluster"][entry]:
-            order += sum(bool(f == flag) for f in program.flags[int(entries["set"][e]) : int(entries["set"][e]) + int(entries["sets"][e])])
+            order += sum(
+                bool(f == flag)
+                for f in program.flags[int(entries["set"][e]) : int(entries["set"][e]) + int(entries["sets"][e])]
+            )
     flags = [program.flags]
     base = len(program.flags)
     for first, count, skip in (("set", "sets", [(entry, place)]), ("wait", "waits", None)):
@@ -297,8 +336,10 @@ def nth_wait(program: Program, entry: int, flag: np.ndarray, order: int) -> tupl
 
 
 MAKERS: dict[str, Callable[[], Program]] = {
-    "crowded": lambda: crowded_program()[0], "one core": lambda: chain(ONE, 1, 2)[0], "two cores": lambda: chain(FOUR, 2, 2)[0],
-}  # fmt: skip
+    "crowded": lambda: crowded_program()[0],
+    "one core": lambda: chain(ONE, 1, 2)[0],
+    "two cores": lambda: chain(FOUR, 2, 2)[0],
+}
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -372,7 +413,9 @@ def test_any_kernels_on_one_core(kernels: list[list[tuple[str, int, int, int]]],
     for number, steps in enumerate(kernels):
         play(steps, expected)
         calls.append(replace(call_of(random_trace(target, steps), 0), number=number))
-    program = program_of(target, link(calls, target), SIZE, [(0, values)], [Binding("y", 0, (ROWS // 4, 4, COLUMNS), "float16")])
+    program = program_of(
+        target, link(calls, target), SIZE, [(0, values)], [Binding("y", 0, (ROWS // 4, 4, COLUMNS), "float16")]
+    )
     require_right(program, expected, seeds=(1, 2))
 
 

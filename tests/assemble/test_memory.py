@@ -23,7 +23,12 @@ def test_places_are_used_again() -> None:
 
 
 def test_the_lowest_gap_is_taken() -> None:
-    lives = [Lifetime("big", 4096, 0, 9), Lifetime("early", 2048, 0, 3), Lifetime("late", 1024, 5, 9), Lifetime("later", 512, 5, 9)]
+    lives = [
+        Lifetime("big", 4096, 0, 9),
+        Lifetime("early", 2048, 0, 3),
+        Lifetime("late", 1024, 5, 9),
+        Lifetime("later", 512, 5, 9),
+    ]
     assert place_tensors(lives, EDGE).address == {"big": 0, "early": 4096, "late": 4096, "later": 5120}
 
 
@@ -49,7 +54,9 @@ def test_no_two_that_live_together_overlap(drawn_lives: list[tuple[int, int, int
 @drawn(50)
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 12), st.integers(0, 6)), max_size=10))
 def test_no_more_than_everything_at_once(drawn_lives: list[tuple[int, int, int]]) -> None:
-    lives = [Lifetime(f"t{i}", size * UNIT, first, first + length) for i, (size, first, length) in enumerate(drawn_lives)]
+    lives = [
+        Lifetime(f"t{i}", size * UNIT, first, first + length) for i, (size, first, length) in enumerate(drawn_lives)
+    ]
     plan = place_tensors(lives, EDGE)
     by_step = [sum(t.bytes for t in lives if t.first <= s <= t.last) for s in range(20)]
     assert max(by_step) <= plan.size <= sum(t.bytes for t in lives)

@@ -60,7 +60,11 @@ def test_the_same_bytes_at_another_time_are_not_joined() -> None:
 
 def test_a_core_that_skips_stays_out() -> None:
     trace = trace_of(FOUR, [SRC], cores(lambda c: when([c < 3], load(integer(0)))))
-    assert [(c, n) for c, n, _ in groups(trace)] == [(0, "load_multicast"), (1, "load_multicast"), (2, "load_multicast")]
+    assert [(c, n) for c, n, _ in groups(trace)] == [
+        (0, "load_multicast"),
+        (1, "load_multicast"),
+        (2, "load_multicast"),
+    ]
 
 
 def test_other_shapes_are_not_joined() -> None:
@@ -77,7 +81,9 @@ def test_destinations_may_differ() -> None:
 def test_padded_loads_have_groups_of_their_own() -> None:
     def body(c: Any) -> Any:
         src = at("src", SRC, (integer(0), integer(0)), (2, 32))
-        pad = issue("load_pad", at("dst", TILE, (integer(0), integer(0)), (4, 32)), src, pad=[[1, 1], [0, 0]], value=0.0)
+        pad = issue(
+            "load_pad", at("dst", TILE, (integer(0), integer(0)), (4, 32)), src, pad=[[1, 1], [0, 0]], value=0.0
+        )
         return sequence(load(integer(0)), pad)
 
     names = {(n, g) for _, n, g in groups(trace_of(FOUR, [SRC], cores(body)))}
@@ -92,11 +98,19 @@ def test_only_ddr_is_shared_by_all() -> None:
 
 
 def test_stores_are_never_joined() -> None:
-    body = cores(lambda c: issue("store", at("dst", SRC, (integer(0), integer(0)), (4, 32)), at("src", TILE, (integer(0), integer(0)), (4, 32))))
+    body = cores(
+        lambda c: issue(
+            "store",
+            at("dst", SRC, (integer(0), integer(0)), (4, 32)),
+            at("src", TILE, (integer(0), integer(0)), (4, 32)),
+        )
+    )
     assert {n for _, n, _ in groups(trace_of(FOUR, [SRC], body))} == {"store"}
 
 
-@pytest.mark.parametrize("target", [part("plain"), changed(FOUR, **{"features.multicast": False})], ids=["three cores", "four cores"])
+@pytest.mark.parametrize(
+    "target", [part("plain"), changed(FOUR, **{"features.multicast": False})], ids=["three cores", "four cores"]
+)
 def test_parts_without_multicast(target: Any) -> None:
     trace = trace_of(target, [SRC], cores(lambda c: load(integer(0)), 3))
     assert {n for _, n, _ in groups(trace)} == {"load"} and np.all(trace.entries["group"] == -1)

@@ -21,7 +21,9 @@ def padded(first: Any, value: float = 1.5) -> Any:
     bottom = tirx.min(tirx.max(first + 4 - 8, integer(0)), integer(4))
     rows = integer(4) - top - bottom
     src = at("src", SRC, (tirx.max(first, integer(0)), integer(0)), (rows, 32))
-    return issue("load_pad", at("dst", TILE, (integer(0), integer(0)), (4, 32)), src, pad=[[top, bottom], [0, 0]], value=value)
+    return issue(
+        "load_pad", at("dst", TILE, (integer(0), integer(0)), (4, 32)), src, pad=[[top, bottom], [0, 0]], value=value
+    )
 
 
 def run(step: Any, count: int) -> Any:

@@ -6,6 +6,10 @@ from hypothesis import HealthCheck, Phase, settings
 def drawn(examples: int) -> settings:
     """A decorator that runs a test on so many cases."""
     return settings(
-        derandomize=True, deadline=None, database=None, max_examples=examples,
-        suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate),
-    )  # fmt: skip
+        derandomize=True,
+        deadline=None,
+        database=None,
+        max_examples=examples,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.explicit, Phase.generate),
+    )

@@ -27,7 +27,6 @@ SEEDS = (1, 2)
 LLVM = {"kind": "llvm", "opt-level": 0}
 
 
-
 def blank(shape: Sequence[int], dtype: str) -> np.ndarray:
     """Contents that no result has by chance."""
     kind = numpy_dtype(dtype)
@@ -108,9 +107,17 @@ def build(func: PrimFunc, target: Target, parameters: Sequence[Stored], name: st
     call = KernelCall(trace, tuple(addresses), tuple(p.values is not None for p in parameters))
     stream = link([call], target)
     program = Program(
-        target, stream.entries, stream.operands, stream.flags, stream.attrs, nodes=("node",), kernels=(name,),
-        outputs=tuple(outputs), constants=tuple(constants), ddr_bytes=top,
-    )  # fmt: skip
+        target,
+        stream.entries,
+        stream.operands,
+        stream.flags,
+        stream.attrs,
+        nodes=("node",),
+        kernels=(name,),
+        outputs=tuple(outputs),
+        constants=tuple(constants),
+        ddr_bytes=top,
+    )
     return Run(program, emitted, trace)
 
 
@@ -138,9 +145,15 @@ TOLERANCE = {"float32": 2e-6, "float16": 2e-3, "bfloat16": 2e-2}
 
 
 def check(
-    func: PrimFunc, target: Target, parameters: Sequence[Stored], expected: np.ndarray, *, llvm: bool = False,
-    seeds: Sequence[int] = SEEDS, tolerance: float | None = None,
-) -> Run:  # fmt: skip
+    func: PrimFunc,
+    target: Target,
+    parameters: Sequence[Stored],
+    expected: np.ndarray,
+    *,
+    llvm: bool = False,
+    seeds: Sequence[int] = SEEDS,
+    tolerance: float | None = None,
+) -> Run:
     """Compare the last parameter after each kind of run with `expected`, all of its memory, blanks included."""
     result = parameters[-1]
     limit = TOLERANCE.get(result.dtype, 0.0) if tolerance is None else tolerance

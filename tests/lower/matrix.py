@@ -38,9 +38,11 @@ class Form:
 
 
 def convolve(x: np.ndarray, w: np.ndarray, p: MatrixProblem) -> np.ndarray:
-    """x [images, height, width, batches * c] and w [batches, kh, kw, c, n]: [images, out h, out w, batches * n], float32."""
+    """x [images, height, width, batches * c] by w [batches, kh, kw, c, n], in float32."""
     channels = w.shape[3]
-    padded = np.zeros((p.images, p.rows_in(p.out_height) + p.height, p.columns_in(p.out_width) + p.width, x.shape[-1]), np.float32)
+    padded = np.zeros(
+        (p.images, p.rows_in(p.out_height) + p.height, p.columns_in(p.out_width) + p.width, x.shape[-1]), np.float32
+    )
     padded[:, p.pad[0] : p.pad[0] + p.height, p.pad[1] : p.pad[1] + p.width] = x
     result = np.zeros((p.images, p.out_height, p.out_width, p.batches * p.out_channels), np.float32)
     for b in range(p.batches):
@@ -80,7 +82,9 @@ class Case:
         self.out = self._parameter("out", shape, self.out_dtype)
         self.expected = self._answer().astype(numpy_dtype(self.out_dtype))
 
-    def _parameter(self, name: str, shape: Sequence[int], dtype: str, values: np.ndarray | None = None, exact: bool = False) -> Any:
+    def _parameter(
+        self, name: str, shape: Sequence[int], dtype: str, values: np.ndarray | None = None, exact: bool = False
+    ) -> Any:
         pitch = shape[-1] if exact else self.target.pitch(shape[-1], item_bytes(dtype))
         padded = (*shape[:-1], pitch)
         made = buffer(name, padded, dtype)
@@ -101,7 +105,9 @@ class Case:
 
     def _right(self) -> np.ndarray:
         p, form = self.p, self.form
-        values = (sample((p.batches, *p.kernel, p.channels, p.out_channels), p.dtype, 2).astype(np.float32) * self.scale).astype(numpy_dtype(p.dtype))
+        values = (
+            sample((p.batches, *p.kernel, p.channels, p.out_channels), p.dtype, 2).astype(np.float32) * self.scale
+        ).astype(numpy_dtype(p.dtype))
         if p.dtype in ("int8", "uint8"):
             values = sample(values.shape, p.dtype, 2)
         values[:, :, :, self.channels :] = 0
@@ -146,9 +152,18 @@ class Case:
         if not form.constant_b:
             b_index = (lambda b, k, n: [b, n, k]) if form.b_transposed else (lambda b, k, n: [b, k, n])
         operands = MatrixOperands(
-            self.a, a_index, self.b, b_index, self.out, lambda q: [q.image, q.y, q.x, q.b * p.out_channels + q.n],
-            self.bias1 if form.bias else None, form.a_transposed, form.b_transposed, self._extras(), self._epilogue(),
-        )  # fmt: skip
+            self.a,
+            a_index,
+            self.b,
+            b_index,
+            self.out,
+            lambda q: [q.image, q.y, q.x, q.b * p.out_channels + q.n],
+            self.bias1 if form.bias else None,
+            form.a_transposed,
+            form.b_transposed,
+            self._extras(),
+            self._epilogue(),
+        )
         return MatrixKernel(p, self.t, operands, self.target).build("kernel", self.buffers)
 
     def _extras(self) -> tuple[Extra, ...]:
@@ -170,7 +185,13 @@ class Case:
             return None
 
         def value(acc: Any, extras: Sequence[Any]) -> Any:
-            result = acc + tirx.Cast("float32", extras[0]) if extras and self.p.dtype != "float32" else acc + extras[0] if extras else acc
+            result = (
+                acc + tirx.Cast("float32", extras[0])
+                if extras and self.p.dtype != "float32"
+                else acc + extras[0]
+                if extras
+                else acc
+            )
             return tirx.max(result, tirx.const(0.0, "float32")) if form.relu else result
 
         return value

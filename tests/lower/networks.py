@@ -48,7 +48,14 @@ class Network:
         return flattened(view, tensor.columns) if stored_dense else view
 
     def source(
-        self, name: str, shape: Sequence[int], dtype: str = "float16", *, dense: bool = False, low: float = -2.0, high: float = 2.0
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: str = "float16",
+        *,
+        dense: bool = False,
+        low: float = -2.0,
+        high: float = 2.0,
     ) -> View:
         """A tensor that the layer reads, in rows of padded pitch unless `dense`."""
         self.values[name] = sample(shape, dtype, seed=len(self.tensors) + 1, low=low, high=high)
@@ -59,7 +66,9 @@ class Network:
         value = sample(shape, dtype, seed=len(self.tensors) + 1) if values is None else values
         return self._add(Tensor(name, tuple(shape), dtype, "constant", value))
 
-    def result(self, name: str, shape: Sequence[int], dtype: str = "float16", *, dense: bool = False, role: str = "activation") -> View:
+    def result(
+        self, name: str, shape: Sequence[int], dtype: str = "float16", *, dense: bool = False, role: str = "activation"
+    ) -> View:
         """The tensor that the layer writes."""
         return self._add(Tensor(name, tuple(shape), dtype, role, dense=dense))  # type: ignore[arg-type]
 
@@ -76,7 +85,9 @@ class Network:
         return evaluate(graph, self.values)[layer.output.tensor]
 
 
-def call(op: str, args: Sequence[Arg | int | str], shape: Sequence[int], dtype: str = "float16", **attrs: Any) -> OpCall:
+def call(
+    op: str, args: Sequence[Arg | int | str], shape: Sequence[int], dtype: str = "float16", **attrs: Any
+) -> OpCall:
     """A call; an int stands for that input of the layer, "%n" for the result of call n, a tuple for itself."""
 
     def argument(a: Arg | int | str) -> Arg:
@@ -137,8 +148,10 @@ def parameters(kernel: LoweredKernel, network: Network, target: Target) -> list[
     return result
 
 
-def check_layer(network: Network, made: Layer, target: Target, *, rank: int = 0, retries: int = 0, **options: Any) -> Run:
-    """Lower a layer and compare every way to run it with NumPy; up to `retries` further ranks where one is infeasible."""
+def check_layer(
+    network: Network, made: Layer, target: Target, *, rank: int = 0, retries: int = 0, **options: Any
+) -> Run:
+    """Lower a layer and compare its runs with NumPy; up to `retries` further ranks where one is infeasible."""
     graph = network.graph(made)
     for attempt in range(rank, rank + retries):
         try:
@@ -157,5 +170,3 @@ def check_kernel(network: Network, made: Layer, kernel: LoweredKernel, target: T
     taken = covered(made.output, tensor).reshape(-1, tensor.columns)
     rows[: len(taken), : tensor.columns][taken] = values.reshape(-1, tensor.columns)[taken]
     return check(kernel.func, target, stored, memory, **options)
-
-

@@ -15,11 +15,17 @@ CUTS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": (
         "npu-v1",
         {
-            "clusters": 1, "cores_per_cluster": 3, "features.multicast": False, "features.transpose_load": False,
-            "memory.l1.size": 65536, "memory.l1.banks": 8,
-            "memory.l0a.size": 8192, "memory.l0b.size": 8192, "memory.l0c.size": 16384,
+            "clusters": 1,
+            "cores_per_cluster": 3,
+            "features.multicast": False,
+            "features.transpose_load": False,
+            "memory.l1.size": 65536,
+            "memory.l1.banks": 8,
+            "memory.l0a.size": 8192,
+            "memory.l0b.size": 8192,
+            "memory.l0c.size": 16384,
         },
-    ),  # fmt: skip
+    ),
     # one core, 64 KiB of L1
     "narrow": ("npu-edge", {"memory.l1.size": 65536}),
     # one core, nearly nothing
@@ -28,7 +34,7 @@ CUTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"memory.l1.size": 16384, "memory.l0a.size": 2048, "memory.l0b.size": 2048, "memory.l0c.size": 4096},
     ),
     "single": ("npu-v1", {"clusters": 1, "cores_per_cluster": 1}),
-}  # fmt: skip
+}
 
 
 @cache

@@ -80,10 +80,14 @@ def test_whole_slice_permutation_and_repetition(columns: int, dense: bool) -> No
     whole = network.source("x", shape, dense=dense)
     graph = LayerGraph(network.tensors, (), ("x",), ())
     views = [
-        whole, part_of(whole, (0, 0, 0, 3), (2, 3, 5, 8)), part_of(whole, (0, 1, 1, 0), (2, 2, 2, columns), (1, 1, 2, 1)),
-        permuted(whole, (2, 0, 1, 3)), permuted(whole, (3, 0, 1, 2)), repeated(part_of(whole, (0, 0, 0, 0), (1, 1, 5, 1)), (2, 3, 5, 8)),
+        whole,
+        part_of(whole, (0, 0, 0, 3), (2, 3, 5, 8)),
+        part_of(whole, (0, 1, 1, 0), (2, 2, 2, columns), (1, 1, 2, 1)),
+        permuted(whole, (2, 0, 1, 3)),
+        permuted(whole, (3, 0, 1, 2)),
+        repeated(part_of(whole, (0, 0, 0, 0), (1, 1, 5, 1)), (2, 3, 5, 8)),
         part_of(whole, (1, 2, 4, columns - 1), (1, 1, 1, 1)),
-    ]  # fmt: skip
+    ]
     for view in views:
         require_same_walk(view, graph)
 
@@ -121,7 +125,10 @@ def test_values_of_views_of_constants() -> None:
     stored = network.tensors["w"]
     assert np.array_equal(materialize(permuted(whole, (2, 0, 1)), stored), values.transpose(2, 0, 1))
     assert np.array_equal(materialize(part_of(whole, (0, 1, 2), (2, 2, 2)), stored), values[:, 1:, 2:])
-    assert np.array_equal(materialize(repeated(part_of(whole, (0, 0, 0), (2, 1, 1)), (2, 3, 2)), stored), np.broadcast_to(values[:, :1, :1], (2, 3, 2)))
+    assert np.array_equal(
+        materialize(repeated(part_of(whole, (0, 0, 0), (2, 1, 1)), (2, 3, 2)), stored),
+        np.broadcast_to(values[:, :1, :1], (2, 3, 2)),
+    )
 
 
 def test_constants_of_kernels() -> None:

@@ -21,9 +21,18 @@ COMPARISONS = {"greater", "greater_equal", "less", "less_equal", "equal", "not_e
 LOGIC = {"logical_and", "logical_or", "logical_not"}
 TRUTHS = {"isnan", *COMPARISONS, *LOGIC}
 RANGES: Mapping[str, tuple[float, float]] = {
-    "log": (0.01, 50), "sqrt": (0, 50), "rsqrt": (0.01, 50), "asin": (-1, 1), "acos": (-1, 1), "atanh": (-0.99, 0.99),
-    "acosh": (1, 50), "tan": (-1.5, 1.5), "power": (0.1, 4), "sinh": (-5, 5), "cosh": (-5, 5),
-}  # fmt: skip
+    "log": (0.01, 50),
+    "sqrt": (0, 50),
+    "rsqrt": (0.01, 50),
+    "asin": (-1, 1),
+    "acos": (-1, 1),
+    "atanh": (-0.99, 0.99),
+    "acosh": (1, 50),
+    "tan": (-1.5, 1.5),
+    "power": (0.1, 4),
+    "sinh": (-5, 5),
+    "cosh": (-5, 5),
+}
 
 
 def values(op: str, seed: int, dtype: str = "float32") -> np.ndarray:
@@ -53,14 +62,18 @@ def run(cases: Sequence[Case]) -> list[np.ndarray]:
         out = buffer(f"y{number}", (64,), dtype)
         parameters += [*sources, out]
 
-        def element(i: Any, made: OpCall = made, sources: list[Any] = sources, out: Any = out, dtype: str = dtype) -> Any:
+        def element(
+            i: Any, made: OpCall = made, sources: list[Any] = sources, out: Any = out, dtype: str = dtype
+        ) -> Any:
             return store(out, [i], cast(apply(made, [s[i] for s in sources]), dtype))
 
         bodies.append(nest([("i", 64)], element))
         tensors += [tvm.runtime.tensor(a) for a in args]
         results.append(tvm.runtime.tensor(np.zeros(64, dtype)))
         tensors.append(results[-1])
-    library = tvm.compile(tvm.IRModule({"main": function("main", parameters, sequence(*bodies))}), target={"kind": "llvm", "opt-level": 0})
+    library = tvm.compile(
+        tvm.IRModule({"main": function("main", parameters, sequence(*bodies))}), target={"kind": "llvm", "opt-level": 0}
+    )
     library["main"](*tensors)
     return [r.numpy() for r in results]
 
@@ -85,14 +98,33 @@ def test_every_unary_operator() -> None:
 
 
 def test_every_binary_operator() -> None:
-    cases = [(op_call(op, 2, "bool" if op in TRUTHS else "float32"), [values(op, 1), values(op, 2)]) for op in sorted(BINARY) if op not in ("floor_divide", "floor_mod")]
+    cases = [
+        (op_call(op, 2, "bool" if op in TRUTHS else "float32"), [values(op, 1), values(op, 2)])
+        for op in sorted(BINARY)
+        if op not in ("floor_divide", "floor_mod")
+    ]
     require_equal(cases, 5e-6)
 
 
 def test_integers() -> None:
-    names = ("add", "subtract", "multiply", "divide", "maximum", "minimum", "floor_divide", "floor_mod", *sorted(COMPARISONS))
-    cases = [(op_call(op, 2, "bool" if op in TRUTHS else "int32"), [values(op, 1, "int32"), values(op, 2, "int32")]) for op in names]
-    cases += [(op_call(op, 1, "int32"), [values(op, 3, "int32")]) for op in ("negative", "square", "sign", "nn.relu", "abs")]
+    names = (
+        "add",
+        "subtract",
+        "multiply",
+        "divide",
+        "maximum",
+        "minimum",
+        "floor_divide",
+        "floor_mod",
+        *sorted(COMPARISONS),
+    )
+    cases = [
+        (op_call(op, 2, "bool" if op in TRUTHS else "int32"), [values(op, 1, "int32"), values(op, 2, "int32")])
+        for op in names
+    ]
+    cases += [
+        (op_call(op, 1, "int32"), [values(op, 3, "int32")]) for op in ("negative", "square", "sign", "nn.relu", "abs")
+    ]
     require_equal(cases)
 
 
@@ -100,9 +132,11 @@ def test_clip_select_and_slopes() -> None:
     x, y = values("add", 1), values("add", 2)
     infinite = float("inf")
     cases = [
-        (op_call("clip", 1, "float32", min=-1.0, max=2.0), [x]), (op_call("clip", 1, "float32", min=0.0, max=infinite), [x]),
-        (op_call("clip", 1, "float32", min=-infinite, max=1.0), [x]), (op_call("where", 3, "float32"), [values("logical_not", 4), x, y]),
-    ]  # fmt: skip
+        (op_call("clip", 1, "float32", min=-1.0, max=2.0), [x]),
+        (op_call("clip", 1, "float32", min=0.0, max=infinite), [x]),
+        (op_call("clip", 1, "float32", min=-infinite, max=1.0), [x]),
+        (op_call("where", 3, "float32"), [values("logical_not", 4), x, y]),
+    ]
     require_equal(cases)
     slopes = op_call("nn.prelu", 2, "float32")
     assert np.allclose(run([(slopes, [x, y])])[0], np.where(x >= 0, x, x * y), atol=1e-6)
@@ -117,7 +151,14 @@ def test_bounds_of_a_clip_as_operands() -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "wide"),
-    [("float16", "float32"), ("bfloat16", "float32"), ("float8_e4m3fn", "float32"), ("float32", "float32"), ("int8", "int8"), ("bool", "bool")],
+    [
+        ("float16", "float32"),
+        ("bfloat16", "float32"),
+        ("float8_e4m3fn", "float32"),
+        ("float32", "float32"),
+        ("int8", "int8"),
+        ("bool", "bool"),
+    ],
 )
 def test_narrow_floats_are_computed_in_float32(dtype: str, wide: str) -> None:
     assert computation_dtype(dtype) == wide
@@ -140,11 +181,9 @@ def test_what_is_supported() -> None:
     assert all(supports(op) for op in (*UNARY, *BINARY, "clip", "where", "astype", "nn.prelu"))
     assert not supports("conv2d")
     elementwise = {name for name, op in OPERATORS.items() if op.category == "elementwise"}
-    assert {op for op in (*UNARY, *BINARY)} <= elementwise
+    assert {*UNARY, *BINARY} <= elementwise
 
 
 def test_unknown_operators_are_refused() -> None:
     with pytest.raises(Infeasible, match=r"^\[lower.expression\] operator mystery: 1 needed, 0 available$"):
         apply(op_call("mystery", 1, "float32"), [constant(1.0, "float32")])
-
-

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dsa_compiler.lower.matrix_kernel import MatrixProblem, MatrixTiling, ceil_div
 from dsa_compiler.lower.matrix_tiling import MatrixTraffic, rank_matrix_tilings
+from dsa_compiler.simulator.timing import time_program
 from tests.lower.drawing import drawn
 from tests.lower.matrix import Form, check_matrix
 from tests.lower.parts import part
@@ -23,46 +24,149 @@ BATCHED = MatrixProblem(3, 1, 29, 1, 40, 29, 1, 23)
 WIDE = MatrixProblem(1, 1, 31, 1, 64, 31, 1, 160)
 
 CASES = {
-    "padding_and_batch": ("single", CONV, MatrixTiling((1, 1, 1), 5, 11, 2, 11, 16, 2, (3, 3), 16), Form(bias=True, relu=True)),
-    "kernel_rows_as_chunks": ("narrow", CONV, MatrixTiling((1, 1, 1), 4, 11, 2, 11, 40, 1, (1, 3), 16), Form(bias=True)),
+    "padding_and_batch": (
+        "single",
+        CONV,
+        MatrixTiling((1, 1, 1), 5, 11, 2, 11, 16, 2, (3, 3), 16),
+        Form(bias=True, relu=True),
+    ),
+    "kernel_rows_as_chunks": (
+        "narrow",
+        CONV,
+        MatrixTiling((1, 1, 1), 4, 11, 2, 11, 40, 1, (1, 3), 16),
+        Form(bias=True),
+    ),
     "taps_as_chunks": ("narrow", CONV, MatrixTiling((1, 1, 1), 4, 8, 1, 4, 40, 1, (1, 1), 16), Form(relu=True)),
-    "piece_outside": ("four", CONV, MatrixTiling((1, 4, 1), 4, 4, 1, 3, 16, 2, (3, 3), 16, panel_outer=False), Form(bias=True)),
-    "groups": ("four", STRIDED, MatrixTiling((2, 2, 1), 3, 6, 2, 3, 16, 1, (3, 3), 16, panel_outer=False), Form(bias=True)),
+    "piece_outside": (
+        "four",
+        CONV,
+        MatrixTiling((1, 4, 1), 4, 4, 1, 3, 16, 2, (3, 3), 16, panel_outer=False),
+        Form(bias=True),
+    ),
+    "groups": (
+        "four",
+        STRIDED,
+        MatrixTiling((2, 2, 1), 3, 6, 2, 3, 16, 1, (3, 3), 16, panel_outer=False),
+        Form(bias=True),
+    ),
     "groups_one_core": ("narrow", STRIDED, MatrixTiling((1, 1, 1), 7, 6, 3, 6, 8, 3, (1, 3), 16, ring_b=2), Form()),
     "dilation": ("four", DILATED, MatrixTiling((1, 2, 2), 3, 5, 3, 5, 16, 1, (3, 3), 8), Form(bias=True)),
-    "stride_and_dilation_by_taps": ("tiny", DILATED, MatrixTiling((1, 1, 1), 1, 3, 1, 3, 8, 1, (1, 1), 8, ring_b=2), Form()),
+    "stride_and_dilation_by_taps": (
+        "tiny",
+        DILATED,
+        MatrixTiling((1, 1, 1), 1, 3, 1, 3, 8, 1, (1, 1), 8, ring_b=2),
+        Form(),
+    ),
     "even_kernel": ("plain", TALL, MatrixTiling((1, 3, 1), 4, 3, 4, 3, 16, 2, (1, 2), 32), Form(residual="full")),
-    "streamed_left": ("plain", WIDE, MatrixTiling((1, 3, 1), 8, 1, 8, 1, 32, 5, (1, 1), 16, stream_a=True, ring_a=3), Form(bias=True)),
-    "streamed_right": ("plain", WIDE, MatrixTiling((1, 1, 3), 16, 1, 8, 1, 32, 2, (1, 1), 16, stream_b=True, ring_b=3), Form(bias=True)),
+    "streamed_left": (
+        "plain",
+        WIDE,
+        MatrixTiling((1, 3, 1), 8, 1, 8, 1, 32, 5, (1, 1), 16, stream_a=True, ring_a=3),
+        Form(bias=True),
+    ),
+    "streamed_right": (
+        "plain",
+        WIDE,
+        MatrixTiling((1, 1, 3), 16, 1, 8, 1, 32, 2, (1, 1), 16, stream_b=True, ring_b=3),
+        Form(bias=True),
+    ),
     "streamed_both": (
-        "four", PRODUCT, MatrixTiling((1, 2, 2), 16, 1, 16, 1, 16, 2, (1, 1), 48, stream_a=True, stream_b=True, ring_a=3, ring_b=3), Form(relu=True),
+        "four",
+        PRODUCT,
+        MatrixTiling((1, 2, 2), 16, 1, 16, 1, 16, 2, (1, 1), 48, stream_a=True, stream_b=True, ring_a=3, ring_b=3),
+        Form(relu=True),
     ),
     "streamed_convolution": (
-        "single", TALL, MatrixTiling((1, 1, 1), 4, 3, 4, 3, 16, 2, (5, 2), 16, stream_a=True, stream_b=True, ring_a=2, ring_b=2), Form(bias=True),
+        "single",
+        TALL,
+        MatrixTiling((1, 1, 1), 4, 3, 4, 3, 16, 2, (5, 2), 16, stream_a=True, stream_b=True, ring_a=2, ring_b=2),
+        Form(bias=True),
     ),
-    "prime_sizes": ("plain", PRODUCT, MatrixTiling((1, 3, 1), 16, 1, 16, 1, 16, 1, (1, 1), 64, panel_outer=False, ring_b=2), Form(bias=True, relu=True)),
-    "more_cores_than_pieces": ("four", PRODUCT, MatrixTiling((1, 4, 1), 32, 1, 16, 1, 37, 1, (1, 1), 131), Form(residual="column")),
-    "right_from_ddr": ("four", BATCHED, MatrixTiling((2, 2, 1), 8, 1, 8, 1, 16, 2, (1, 1), 16, panel_outer=False, ring_b=2), Form(constant_b=False)),
-    "right_transposed": ("four", BATCHED, MatrixTiling((3, 1, 1), 16, 1, 16, 1, 16, 1, (1, 1), 32), Form(constant_b=False, b_transposed=True)),
+    "prime_sizes": (
+        "plain",
+        PRODUCT,
+        MatrixTiling((1, 3, 1), 16, 1, 16, 1, 16, 1, (1, 1), 64, panel_outer=False, ring_b=2),
+        Form(bias=True, relu=True),
+    ),
+    "more_cores_than_pieces": (
+        "four",
+        PRODUCT,
+        MatrixTiling((1, 4, 1), 32, 1, 16, 1, 37, 1, (1, 1), 131),
+        Form(residual="column"),
+    ),
+    "right_from_ddr": (
+        "four",
+        BATCHED,
+        MatrixTiling((2, 2, 1), 8, 1, 8, 1, 16, 2, (1, 1), 16, panel_outer=False, ring_b=2),
+        Form(constant_b=False),
+    ),
+    "right_transposed": (
+        "four",
+        BATCHED,
+        MatrixTiling((3, 1, 1), 16, 1, 16, 1, 16, 1, (1, 1), 32),
+        Form(constant_b=False, b_transposed=True),
+    ),
     "right_transposed_streamed": (
-        "narrow", BATCHED, MatrixTiling((1, 1, 1), 32, 1, 8, 1, 16, 2, (1, 1), 16, stream_b=True, ring_b=3), Form(constant_b=False, b_transposed=True),
+        "narrow",
+        BATCHED,
+        MatrixTiling((1, 1, 1), 32, 1, 8, 1, 16, 2, (1, 1), 16, stream_b=True, ring_b=3),
+        Form(constant_b=False, b_transposed=True),
     ),
-    "right_streamed": ("plain", BATCHED, MatrixTiling((3, 1, 1), 32, 1, 8, 1, 16, 2, (1, 1), 16, stream_b=True, ring_b=3), Form(constant_b=False)),
-    "left_transposed": ("four", BATCHED, MatrixTiling((3, 1, 1), 32, 1, 16, 1, 24, 1, (1, 1), 40), Form(a_transposed=True, bias=True)),
+    "right_streamed": (
+        "plain",
+        BATCHED,
+        MatrixTiling((3, 1, 1), 32, 1, 8, 1, 16, 2, (1, 1), 16, stream_b=True, ring_b=3),
+        Form(constant_b=False),
+    ),
+    "left_transposed": (
+        "four",
+        BATCHED,
+        MatrixTiling((3, 1, 1), 32, 1, 16, 1, 24, 1, (1, 1), 40),
+        Form(a_transposed=True, bias=True),
+    ),
     "both_transposed": (
-        "narrow", BATCHED, MatrixTiling((1, 1, 1), 29, 1, 29, 1, 24, 1, (1, 1), 32), Form(constant_b=False, a_transposed=True, b_transposed=True, relu=True),
+        "narrow",
+        BATCHED,
+        MatrixTiling((1, 1, 1), 29, 1, 29, 1, 24, 1, (1, 1), 32),
+        Form(constant_b=False, a_transposed=True, b_transposed=True, relu=True),
     ),
-    "row_operand": ("four", BATCHED, MatrixTiling((3, 1, 1), 15, 1, 15, 1, 16, 2, (1, 1), 40), Form(residual="row", relu=True)),
+    "row_operand": (
+        "four",
+        BATCHED,
+        MatrixTiling((3, 1, 1), 15, 1, 15, 1, 16, 2, (1, 1), 40),
+        Form(residual="row", relu=True),
+    ),
     "all_operands_small_rings": (
-        "single", CONV, MatrixTiling((1, 1, 1), 3, 11, 3, 11, 16, 3, (3, 3), 16, ring_a=1, ring_out=1, ring_l0=1, ring_acc=1), Form(bias=True, residual="full", relu=True),
+        "single",
+        CONV,
+        MatrixTiling((1, 1, 1), 3, 11, 3, 11, 16, 3, (3, 3), 16, ring_a=1, ring_out=1, ring_l0=1, ring_acc=1),
+        Form(bias=True, residual="full", relu=True),
     ),
-    "wide_result": ("single", PRODUCT, MatrixTiling((1, 1, 1), 32, 1, 16, 1, 16, 3, (1, 1), 131), Form(bias=True, out_dtype="float32")),
-    "one_row": ("four", MatrixProblem(1, 1, 1, 1, 100, 1, 1, 101), MatrixTiling((1, 1, 4), 1, 1, 1, 1, 16, 2, (1, 1), 100), Form(bias=True)),
-    "one_column": ("four", MatrixProblem(1, 1, 50, 1, 100, 50, 1, 1), MatrixTiling((1, 4, 1), 16, 1, 16, 1, 16, 1, (1, 1), 100), Form(bias=True)),
+    "wide_result": (
+        "single",
+        PRODUCT,
+        MatrixTiling((1, 1, 1), 32, 1, 16, 1, 16, 3, (1, 1), 131),
+        Form(bias=True, out_dtype="float32"),
+    ),
+    "one_row": (
+        "four",
+        MatrixProblem(1, 1, 1, 1, 100, 1, 1, 101),
+        MatrixTiling((1, 1, 4), 1, 1, 1, 1, 16, 2, (1, 1), 100),
+        Form(bias=True),
+    ),
+    "one_column": (
+        "four",
+        MatrixProblem(1, 1, 50, 1, 100, 50, 1, 1),
+        MatrixTiling((1, 4, 1), 16, 1, 16, 1, 16, 1, (1, 1), 100),
+        Form(bias=True),
+    ),
     "one_channel_image": (
-        "single", MatrixProblem(1, 1, 9, 7, 4, 9, 7, 16, (3, 3), pad=(1, 1), source_channels=3), MatrixTiling((1, 1, 1), 9, 7, 3, 7, 16, 1, (3, 3), 4), Form(bias=True),
+        "single",
+        MatrixProblem(1, 1, 9, 7, 4, 9, 7, 16, (3, 3), pad=(1, 1), source_channels=3),
+        MatrixTiling((1, 1, 1), 9, 7, 3, 7, 16, 1, (3, 3), 4),
+        Form(bias=True),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -74,13 +178,26 @@ def test_mode(name: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_other_floats(dtype: str) -> None:
     problem = MatrixProblem(1, 1, 7, 5, 8, 7, 5, 13, (3, 3), pad=(1, 1), dtype=dtype)
-    check_matrix(problem, MatrixTiling((1, 1, 1), 4, 5, 2, 5, 16, 1, (3, 3), 8), part("single"), Form(bias=True, relu=True), llvm=dtype == "float32")
+    check_matrix(
+        problem,
+        MatrixTiling((1, 1, 1), 4, 5, 2, 5, 16, 1, (3, 3), 8),
+        part("single"),
+        Form(bias=True, relu=True),
+        llvm=dtype == "float32",
+    )
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 def test_integers_are_exact(dtype: str) -> None:
     problem = MatrixProblem(1, 1, 19, 1, 70, 19, 1, 33, dtype=dtype, accumulator="int32")
-    run = check_matrix(problem, MatrixTiling((1, 1, 1), 16, 1, 16, 1, 32, 2, (1, 1), 64), part("single"), Form(out_dtype="int32"), llvm=True, tolerance=0)
+    run = check_matrix(
+        problem,
+        MatrixTiling((1, 1, 1), 16, 1, 16, 1, 32, 2, (1, 1), 64),
+        part("single"),
+        Form(out_dtype="int32"),
+        llvm=True,
+        tolerance=0,
+    )
     assert {"matmul", "matmul_acc"} <= set(run.opcodes())
 
 
@@ -93,21 +210,26 @@ def test_windows_are_gathered_on_the_way_to_l0a() -> None:
 
 
 def test_equal_loads_of_cores_are_multicast() -> None:
-    target, problem, tiling, form = CASES["padding_and_batch"]
+    _, problem, _, form = CASES["padding_and_batch"]
     shared = MatrixTiling((1, 2, 2), 5, 11, 2, 11, 16, 1, (3, 3), 16)
     names = check_matrix(problem, shared, part("four"), form).opcodes()
     assert names["load_multicast"] > 0 and names["load_pad_multicast"] > 0
-    assert not {"load_multicast", "load_pad_multicast"} & set(check_matrix(problem, MatrixTiling((1, 3, 1), 5, 11, 1, 11, 16, 1, (1, 3), 16), part("plain"), form).opcodes())
+    apart = MatrixTiling((1, 3, 1), 5, 11, 1, 11, 16, 1, (1, 3), 16)
+    names = check_matrix(problem, apart, part("plain"), form).opcodes()
+    assert not {"load_multicast", "load_pad_multicast"} & set(names)
 
 
 def test_double_buffering_hides_transfers() -> None:
     problem = MatrixProblem(1, 1, 128, 1, 256, 128, 1, 64)
     slow, fast = (
-        check_matrix(problem, MatrixTiling((1, 1, 1), 32, 1, 32, 1, 64, 1, (1, 1), 64, ring_a=r, ring_out=r, ring_l0=r, ring_acc=r), part("single"), seeds=())
+        check_matrix(
+            problem,
+            MatrixTiling((1, 1, 1), 32, 1, 32, 1, 64, 1, (1, 1), 64, ring_a=r, ring_out=r, ring_l0=r, ring_acc=r),
+            part("single"),
+            seeds=(),
+        )
         for r in (1, 2)
     )
-    from dsa_compiler.simulator.timing import time_program
-
     assert time_program(fast.program).cycles < 0.8 * time_program(slow.program).cycles
 
 
@@ -123,7 +245,10 @@ def convolutions(draw: st.DrawFn) -> tuple[MatrixProblem, Form]:
     out = draw(PRIMES), draw(PRIMES)
     pad = draw(st.integers(0, kernel[0] - 1)), draw(st.integers(0, kernel[1] - 1))
     behind = draw(st.integers(0, pad[0])), draw(st.integers(0, pad[1]))
-    extents = [(o - 1) * s + (k - 1) * d + 1 - p - e for o, s, k, d, p, e in zip(out, stride, kernel, dilation, pad, behind, strict=True)]
+    extents = [
+        (o - 1) * s + (k - 1) * d + 1 - p - e
+        for o, s, k, d, p, e in zip(out, stride, kernel, dilation, pad, behind, strict=True)
+    ]
     assume(min(extents) >= 1)
     dtype = draw(st.sampled_from(["float16", "float32"]))
     groups = draw(st.sampled_from([1, 1, 2, 3]))
@@ -131,21 +256,47 @@ def convolutions(draw: st.DrawFn) -> tuple[MatrixProblem, Form]:
     unit = 4 if dtype == "float16" else 2
     padded = ceil_div(channels, unit) * unit if kernel != (1, 1) else channels
     problem = MatrixProblem(
-        groups, draw(st.integers(1, 3)), extents[0], extents[1], padded, out[0], out[1], draw(st.sampled_from([1, 5, 16, 19, 37, 64])),
-        kernel, stride, dilation, pad, dtype, source_channels=channels if padded != channels else 0,
-    )  # fmt: skip
-    return problem, Form(bias=draw(st.booleans()), residual=draw(st.sampled_from(["", "full", "row", "column"])), relu=draw(st.booleans()))
+        groups,
+        draw(st.integers(1, 3)),
+        extents[0],
+        extents[1],
+        padded,
+        out[0],
+        out[1],
+        draw(st.sampled_from([1, 5, 16, 19, 37, 64])),
+        kernel,
+        stride,
+        dilation,
+        pad,
+        dtype,
+        source_channels=channels if padded != channels else 0,
+    )
+    return problem, Form(
+        bias=draw(st.booleans()),
+        residual=draw(st.sampled_from(["", "full", "row", "column"])),
+        relu=draw(st.booleans()),
+    )
 
 
 @st.composite
 def products(draw: st.DrawFn) -> tuple[MatrixProblem, Form]:
-    m, k, n = draw(st.sampled_from([1, 7, 16, 31, 67])), draw(st.sampled_from([1, 5, 16, 29, 64, 131])), draw(st.sampled_from([1, 7, 16, 37, 101]))
+    m, k, n = (
+        draw(st.sampled_from([1, 7, 16, 31, 67])),
+        draw(st.sampled_from([1, 5, 16, 29, 64, 131])),
+        draw(st.sampled_from([1, 7, 16, 37, 101])),
+    )
     constant = draw(st.booleans())
     form = Form(
-        constant_b=constant, bias=constant and draw(st.booleans()), a_transposed=draw(st.booleans()),
-        b_transposed=not constant and draw(st.booleans()), residual=draw(st.sampled_from(["", "full", "row", "column"])), relu=draw(st.booleans()),
-    )  # fmt: skip
-    return MatrixProblem(draw(st.sampled_from([1, 1, 2, 3, 5])), 1, m, 1, k, m, 1, n, dtype=draw(st.sampled_from(["float16", "float32"]))), form
+        constant_b=constant,
+        bias=constant and draw(st.booleans()),
+        a_transposed=draw(st.booleans()),
+        b_transposed=not constant and draw(st.booleans()),
+        residual=draw(st.sampled_from(["", "full", "row", "column"])),
+        relu=draw(st.booleans()),
+    )
+    return MatrixProblem(
+        draw(st.sampled_from([1, 1, 2, 3, 5])), 1, m, 1, k, m, 1, n, dtype=draw(st.sampled_from(["float16", "float32"]))
+    ), form
 
 
 def check_ranked(problem: MatrixProblem, form: Form, name: str, place: float) -> None:

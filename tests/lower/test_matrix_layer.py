@@ -26,15 +26,24 @@ def out_extent(extent: int, kernel: int, stride: int, dilation: int, pad: int) -
 
 
 def conv(
-    network: Network, data: View, outputs: int, kernel: Pair = (1, 1), stride: Pair = (1, 1), dilation: Pair = (1, 1),
-    padding: Sequence[int] = (0, 0, 0, 0), groups: int = 1, dtype: str = "float16",
-) -> tuple[OpCall, View]:  # fmt: skip
+    network: Network,
+    data: View,
+    outputs: int,
+    kernel: Pair = (1, 1),
+    stride: Pair = (1, 1),
+    dilation: Pair = (1, 1),
+    padding: Sequence[int] = (0, 0, 0, 0),
+    groups: int = 1,
+    dtype: str = "float16",
+) -> tuple[OpCall, View]:
     """The call of a convolution of input 0 by input 1, and its weights."""
     images, height, width, channels = data.shape
     shape = (
-        images, out_extent(height, kernel[0], stride[0], dilation[0], padding[0] + padding[2]),
-        out_extent(width, kernel[1], stride[1], dilation[1], padding[1] + padding[3]), outputs,
-    )  # fmt: skip
+        images,
+        out_extent(height, kernel[0], stride[0], dilation[0], padding[0] + padding[2]),
+        out_extent(width, kernel[1], stride[1], dilation[1], padding[1] + padding[3]),
+        outputs,
+    )
     values = sample((*kernel, channels // groups, outputs), dtype, 5, -0.3, 0.3)
     weights = network.given("w", values.shape, dtype, values)
     attrs = {"strides": stride, "padding": tuple(padding), "dilation": dilation, "groups": groups}
@@ -53,7 +62,9 @@ def conv_layer(network: Network, data: View, outputs: int, dtype: str = "float16
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_padded_convolution(target: str, dtype: str) -> None:
     network = Network()
-    made = conv_layer(network, network.source("x", (2, 11, 13, 24), dtype), 37, dtype, kernel=(3, 3), padding=(1, 1, 1, 1))
+    made = conv_layer(
+        network, network.source("x", (2, 11, 13, 24), dtype), 37, dtype, kernel=(3, 3), padding=(1, 1, 1, 1)
+    )
     check_layer(network, made, part(target), llvm=target == "npu-edge")
 
 
@@ -62,7 +73,12 @@ def test_image_of_few_channels(channels: int) -> None:
     """The pixel of an img2col move is a multiple of 8 bytes: missing channels are filled with zeros."""
     network = Network()
     data = network.source("x", (1, 19, 17, channels), dense=True)
-    check_layer(network, conv_layer(network, data, 16, kernel=(7, 7), stride=(2, 2), padding=(3, 3, 3, 3)), part("npu-edge"), llvm=True)
+    check_layer(
+        network,
+        conv_layer(network, data, 16, kernel=(7, 7), stride=(2, 2), padding=(3, 3, 3, 3)),
+        part("npu-edge"),
+        llvm=True,
+    )
 
 
 @pytest.mark.parametrize("groups", [2, 3])
@@ -87,7 +103,9 @@ def test_pointwise_joins_rows() -> None:
 
 def test_pointwise_with_stride() -> None:
     network = Network()
-    check_layer(network, conv_layer(network, network.source("x", (2, 7, 5, 40)), 24, stride=(2, 2)), part("npu-edge"), llvm=True)
+    check_layer(
+        network, conv_layer(network, network.source("x", (2, 7, 5, 40)), 24, stride=(2, 2)), part("npu-edge"), llvm=True
+    )
 
 
 def test_pointwise_groups() -> None:
@@ -101,8 +119,11 @@ def test_residual_then_activation() -> None:
     first, weights = conv(network, data, 24, kernel=(3, 3), padding=(1, 1, 1, 1))
     bias = repeated(network.given("bias", (24,)), first.shape)
     calls = [
-        first, call("add", ("%0", 2), first.shape), call("add", ("%1", 3), first.shape), call("nn.relu", ("%2",), first.shape),
-    ]  # fmt: skip
+        first,
+        call("add", ("%0", 2), first.shape),
+        call("add", ("%1", 3), first.shape),
+        call("nn.relu", ("%2",), first.shape),
+    ]
     made = layer("conv2d", calls, [data, weights, bias, other], network.result("y", first.shape))
     check_layer(network, made, part("npu-edge"), llvm=True)
 
@@ -124,10 +145,12 @@ def test_channel_slopes_and_scalars() -> None:
     first, weights = conv(network, data, 21)
     slope = repeated(network.given("slope", (21,)), first.shape)
     calls = [
-        first, call("multiply", ("%0", ("const", 0.5)), first.shape), call("add", ("%1", ("const", 1.0)), first.shape),
+        first,
+        call("multiply", ("%0", ("const", 0.5)), first.shape),
+        call("add", ("%1", ("const", 1.0)), first.shape),
         call("multiply", ("%2", 2), first.shape),
         call("maximum", ("%2", "%3"), first.shape),
-    ]  # fmt: skip
+    ]
     made = layer("conv2d", calls, [data, weights, slope], network.result("y", first.shape))
     check_layer(network, made, part("four"), llvm=True)
 
@@ -164,7 +187,9 @@ def test_reads_channels_and_pixels_of_a_tensor() -> None:
     network = Network()
     whole = network.source("x", (1, 14, 9, 48))
     data = part_of(whole, (0, 1, 0, 16), (1, 6, 5, 16), (1, 2, 2, 1))
-    check_layer(network, conv_layer(network, data, 24, kernel=(3, 3), padding=(1, 1, 1, 1)), part("npu-edge"), llvm=True)
+    check_layer(
+        network, conv_layer(network, data, 24, kernel=(3, 3), padding=(1, 1, 1, 1)), part("npu-edge"), llvm=True
+    )
 
 
 def test_writes_every_second_pixel() -> None:
@@ -223,7 +248,12 @@ def test_weights_stored_transposed() -> None:
 
 def test_joined_batches() -> None:
     network = Network()
-    check_layer(network, product(network, network.source("x", (3, 5, 64)), network.given("w", (64, 40))), part("npu-edge"), llvm=True)
+    check_layer(
+        network,
+        product(network, network.source("x", (3, 5, 64)), network.given("w", (64, 40))),
+        part("npu-edge"),
+        llvm=True,
+    )
 
 
 @pytest.mark.parametrize("target", ["four", "npu-edge"])
@@ -247,12 +277,17 @@ def test_attention_values_write_merged_heads(target: str) -> None:
     scores = network.source("s", (2, 3, 13, 13))
     values = network.source("v", (2, 13, 48))
     columns = values.strides[2]
-    split = View("v", (2, 13, 3, 16), (values.strides[0], values.strides[1], (columns[0] * 16, columns[1] * 16), columns))
+    split = View(
+        "v", (2, 13, 3, 16), (values.strides[0], values.strides[1], (columns[0] * 16, columns[1] * 16), columns)
+    )
     merged = network.result("y", (2, 13, 48))
     steps = (merged.strides[0], (0, 16), merged.strides[1], (0, 1))
     made = layer(
-        "matmul", [call("matmul", (0, 1), (2, 3, 13, 16))], [scores, permuted(split, (0, 2, 1, 3))], View("y", (2, 3, 13, 16), steps),
-    )  # fmt: skip
+        "matmul",
+        [call("matmul", (0, 1), (2, 3, 13, 16))],
+        [scores, permuted(split, (0, 2, 1, 3))],
+        View("y", (2, 3, 13, 16), steps),
+    )
     check_layer(network, made, part(target), llvm=True)
 
 
@@ -274,17 +309,32 @@ def test_left_transposed() -> None:
 
 def test_one_batch_of_the_left_for_all_of_the_right() -> None:
     network = Network()
-    check_layer(network, product(network, network.source("x", (1, 9, 24)), network.source("w", (3, 24, 19))), part("npu-edge"), llvm=True)
+    check_layer(
+        network,
+        product(network, network.source("x", (1, 9, 24)), network.source("w", (3, 24, 19))),
+        part("npu-edge"),
+        llvm=True,
+    )
 
 
 def test_constant_right_of_many_batches() -> None:
     network = Network()
-    check_layer(network, product(network, network.source("x", (3, 9, 24)), network.given("w", (3, 24, 19))), part("four"), llvm=True)
+    check_layer(
+        network,
+        product(network, network.source("x", (3, 9, 24)), network.given("w", (3, 24, 19))),
+        part("four"),
+        llvm=True,
+    )
 
 
 def test_vector_times_matrix() -> None:
     network = Network()
-    check_layer(network, product(network, network.source("x", (1, 100)), network.given("w", (100, 1))), part("npu-v1"), llvm=True)
+    check_layer(
+        network,
+        product(network, network.source("x", (1, 100)), network.given("w", (100, 1))),
+        part("npu-v1"),
+        llvm=True,
+    )
 
 
 def test_computed_operands_are_refused() -> None:
@@ -292,7 +342,9 @@ def test_computed_operands_are_refused() -> None:
     x, w = network.source("x", (4, 8)), network.given("w", (8, 8))
     calls = [call("nn.relu", (0,), (4, 8)), call("matmul", ("%0", 1), (4, 8))]
     made = layer("matmul", calls, [x, w], network.result("y", (4, 8)), master=1)
-    with pytest.raises(Infeasible, match=r"\[lower.matrix_layer\] operands of a product that are computed: 1 needed, 0 available"):
+    with pytest.raises(
+        Infeasible, match=r"\[lower.matrix_layer\] operands of a product that are computed: 1 needed, 0 available"
+    ):
         lower_matrix_layer(made, network.graph(made), part("npu-edge"))
 
 
@@ -318,9 +370,14 @@ def conv_cases(draw: st.DrawFn) -> dict[str, Any]:
     groups = draw(st.sampled_from([1, 1, 1, 2]))
     return {
         "shape": (draw(st.integers(1, 2)), height, width, groups * draw(st.sampled_from([1, 3, 8, 17, 33]))),
-        "outputs": groups * draw(st.sampled_from([1, 3, 16, 31])), "dtype": draw(st.sampled_from(["float16", "float32"])),
-        "kernel": kernel, "stride": draw(st.sampled_from([(1, 1), (2, 2), (1, 3)])), "dilation": dilation, "padding": pad, "groups": groups,
-    }  # fmt: skip
+        "outputs": groups * draw(st.sampled_from([1, 3, 16, 31])),
+        "dtype": draw(st.sampled_from(["float16", "float32"])),
+        "kernel": kernel,
+        "stride": draw(st.sampled_from([(1, 1), (2, 2), (1, 3)])),
+        "dilation": dilation,
+        "padding": pad,
+        "groups": groups,
+    }
 
 
 @drawn(30)

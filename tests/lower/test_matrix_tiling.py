@@ -29,7 +29,11 @@ PRODUCT = MatrixProblem(1, 1, 197, 1, 331, 197, 1, 389)
 HEADS = MatrixProblem(12, 1, 49, 1, 64, 49, 1, 49)
 LONG = MatrixProblem(1, 1, 3, 1, 4099, 3, 1, 1009)
 PROBLEMS = {"conv": CONV, "stem": STEM, "groups": GROUPS, "product": PRODUCT, "heads": HEADS, "long": LONG}
-FORMS = {"conv": Form(bias=True, relu=True), "heads": Form(constant_b=False, b_transposed=True), "product": Form(residual="full")}
+FORMS = {
+    "conv": Form(bias=True, relu=True),
+    "heads": Form(constant_b=False, b_transposed=True),
+    "product": Form(residual="full"),
+}
 PARTS = ["npu-v1", "npu-v2", "npu-edge", "npu-bench", "four", "plain", "narrow", "tiny", "single"]
 
 
@@ -107,7 +111,9 @@ def test_rank_counts_places_behind_the_best() -> None:
 
 def test_no_more_ranks() -> None:
     count = len(rank_matrix_tilings(HEADS, traffic(Form()), part("tiny")))
-    with pytest.raises(Infeasible, match=rf"^\[lower.matrix_tiling\] tilings: {count + 1} needed, {count} available$") as caught:
+    with pytest.raises(
+        Infeasible, match=rf"^\[lower.matrix_tiling\] tilings: {count + 1} needed, {count} available$"
+    ) as caught:
         choose_matrix_tiling(HEADS, traffic(Form()), part("tiny"), rank=count)
     assert (caught.value.limit, caught.value.needed, caught.value.available) == ("tilings", count + 1, count)
 

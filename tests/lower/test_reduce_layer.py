@@ -19,14 +19,22 @@ from tests.lower.networks import Network, call, check_layer, layer, part_of, rep
 from tests.lower.parts import part
 
 
-def softmax(network: Network, shape: Sequence[int], dtype: str = "float16", op: str = "nn.softmax", axis: int = -1) -> Layer:
+def softmax(
+    network: Network, shape: Sequence[int], dtype: str = "float16", op: str = "nn.softmax", axis: int = -1
+) -> Layer:
     data = network.source("x", shape, dtype, low=-8, high=8)
     return layer("softmax", [call(op, (0,), shape, dtype, axis=axis)], [data], network.result("y", shape, dtype))
 
 
 def reduction(
-    network: Network, shape: Sequence[int], op: str, axes: Sequence[int] | int | None, keepdims: bool, dtype: str = "float16", relu: bool = False
-) -> Layer:  # fmt: skip
+    network: Network,
+    shape: Sequence[int],
+    op: str,
+    axes: Sequence[int] | int | None,
+    keepdims: bool,
+    dtype: str = "float16",
+    relu: bool = False,
+) -> Layer:
     data = network.source("x", shape, dtype, low=0.5 if op == "prod" else -2, high=1.5 if op == "prod" else 2)
     named = range(len(shape)) if axes is None else [axes] if isinstance(axes, int) else axes
     reduced = {a % len(shape) for a in named}
@@ -34,10 +42,16 @@ def reduction(
     calls = [call(op, (0,), kept, dtype, axis=axes, keepdims=keepdims)]
     if relu:
         calls.append(call("nn.relu", ("%0",), kept, dtype))
-    return layer("reduce", calls, [data], network.result("y", kept or [1], dtype)) if kept else layer("reduce", calls, [data], network.result("y", (), dtype))
+    return (
+        layer("reduce", calls, [data], network.result("y", kept or [1], dtype))
+        if kept
+        else layer("reduce", calls, [data], network.result("y", (), dtype))
+    )
 
 
-def norm(network: Network, shape: Sequence[int], op: str, axes: Sequence[int], dtype: str = "float16", **attrs: Any) -> Layer:
+def norm(
+    network: Network, shape: Sequence[int], op: str, axes: Sequence[int], dtype: str = "float16", **attrs: Any
+) -> Layer:
     data = network.source("x", shape, dtype)
     along = [shape[a] for a in axes] if op != "nn.instance_norm" else [shape[attrs["channel_axis"]]]
     factors = [network.given(f"f{i}", along, dtype) for i in range(1 if op == "nn.rms_norm" else 2)]
@@ -56,7 +70,13 @@ def test_softmax(shape: tuple[int, ...], target: str) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_softmax_and_its_logarithm(op: str, dtype: str) -> None:
     network = Network()
-    check_layer(network, softmax(network, (9, 37), dtype, op), part("npu-edge"), llvm=True, tolerance=4e-3 if dtype == "float16" else 1e-5)
+    check_layer(
+        network,
+        softmax(network, (9, 37), dtype, op),
+        part("npu-edge"),
+        llvm=True,
+        tolerance=4e-3 if dtype == "float16" else 1e-5,
+    )
 
 
 def test_softmax_of_a_scaled_slice_with_an_epilogue() -> None:
@@ -78,7 +98,9 @@ def test_norm_of_rows(op: str, target: str) -> None:
 
 def test_norm_of_two_axes() -> None:
     network = Network()
-    check_layer(network, norm(network, (5, 6, 24), "nn.layer_norm", (1, 2)), part("npu-edge"), llvm=True, tolerance=4e-3)
+    check_layer(
+        network, norm(network, (5, 6, 24), "nn.layer_norm", (1, 2)), part("npu-edge"), llvm=True, tolerance=4e-3
+    )
 
 
 @pytest.mark.parametrize("channels", [16, 21])
@@ -94,31 +116,49 @@ def test_norm_with_residual_and_activation() -> None:
     made = norm(network, (9, 40), "nn.layer_norm", (-1,))
     other = network.source("r", (9, 40))
     calls = [*made.calls, call("add", ("%0", 3), (9, 40)), call("nn.gelu", ("%1",), (9, 40))]
-    check_layer(network, layer("norm", calls, [*made.inputs, other], made.output), part("four"), llvm=True, tolerance=6e-3)
+    check_layer(
+        network, layer("norm", calls, [*made.inputs, other], made.output), part("four"), llvm=True, tolerance=6e-3
+    )
 
 
 def test_norm_in_float32() -> None:
     network = Network()
-    check_layer(network, norm(network, (3, 100), "nn.layer_norm", (-1,), "float32"), part("npu-edge"), llvm=True, tolerance=1e-5)
+    check_layer(
+        network, norm(network, (3, 100), "nn.layer_norm", (-1,), "float32"), part("npu-edge"), llvm=True, tolerance=1e-5
+    )
 
 
 @pytest.mark.parametrize("op", ["sum", "mean", "max", "min", "prod"])
 @pytest.mark.parametrize("axes", [(2,), (1,), (0,), (1, 2), (0, 2)])
 def test_axes(op: str, axes: tuple[int, ...]) -> None:
     network = Network()
-    check_layer(network, reduction(network, (3, 5, 19), op, axes, keepdims=op == "sum"), part("npu-edge"), tolerance=6e-3)
+    check_layer(
+        network, reduction(network, (3, 5, 19), op, axes, keepdims=op == "sum"), part("npu-edge"), tolerance=6e-3
+    )
 
 
 @pytest.mark.parametrize("op", ["sum", "mean", "max", "min", "prod"])
 def test_on_the_cpu(op: str) -> None:
     network = Network()
-    check_layer(network, reduction(network, (3, 4, 17), op, -1, keepdims=False, relu=True), part("four"), llvm=True, tolerance=6e-3)
+    check_layer(
+        network,
+        reduction(network, (3, 4, 17), op, -1, keepdims=False, relu=True),
+        part("four"),
+        llvm=True,
+        tolerance=6e-3,
+    )
 
 
 @pytest.mark.parametrize("target", ["npu-v1", "npu-edge"])
 def test_global_pooling(target: str) -> None:
     network = Network()
-    check_layer(network, reduction(network, (2, 7, 5, 72), "mean", (1, 2), keepdims=True), part(target), llvm=True, tolerance=4e-3)
+    check_layer(
+        network,
+        reduction(network, (2, 7, 5, 72), "mean", (1, 2), keepdims=True),
+        part(target),
+        llvm=True,
+        tolerance=4e-3,
+    )
 
 
 def test_all_axes() -> None:
@@ -155,10 +195,13 @@ def test_unknown_reductions_and_norms_are_refused() -> None:
 
 @drawn(40)
 @given(
-    st.lists(st.sampled_from([1, 2, 5, 7, 16, 33]), min_size=1, max_size=4), st.data(),
-    st.sampled_from(["sum", "mean", "max", "min"]), st.booleans(), st.sampled_from(["float16", "float32"]),
+    st.lists(st.sampled_from([1, 2, 5, 7, 16, 33]), min_size=1, max_size=4),
+    st.data(),
+    st.sampled_from(["sum", "mean", "max", "min"]),
+    st.booleans(),
+    st.sampled_from(["float16", "float32"]),
     st.sampled_from(["four", "plain", "narrow", "npu-v2"]),
-)  # fmt: skip
+)
 def test_any_reduction(shape: list[int], data: st.DataObject, op: str, keepdims: bool, dtype: str, target: str) -> None:
     assume(math.prod(shape) <= 10_000)
     axes = data.draw(st.sets(st.integers(0, len(shape) - 1), min_size=1))
@@ -166,14 +209,17 @@ def test_any_reduction(shape: list[int], data: st.DataObject, op: str, keepdims:
     made = reduction(network, shape, op, sorted(axes), keepdims or len(axes) == len(shape), dtype)
     values = network.values["x"].astype(np.float64)
     scale = max(1.0, math.sqrt(values.size)) if op in ("sum", "mean") else 1.0
-    check_layer(network, made, part(target), seeds=(1,), retries=7, tolerance=scale * (4e-3 if dtype == "float16" else 1e-5))
+    check_layer(
+        network, made, part(target), seeds=(1,), retries=7, tolerance=scale * (4e-3 if dtype == "float16" else 1e-5)
+    )
 
 
 @drawn(25)
 @given(
-    st.lists(st.sampled_from([1, 3, 7, 16, 33]), min_size=1, max_size=3), st.sampled_from(["nn.softmax", "nn.log_softmax", "nn.layer_norm", "nn.rms_norm"]),
+    st.lists(st.sampled_from([1, 3, 7, 16, 33]), min_size=1, max_size=3),
+    st.sampled_from(["nn.softmax", "nn.log_softmax", "nn.layer_norm", "nn.rms_norm"]),
     st.sampled_from(["four", "plain", "narrow", "npu-v2"]),
-)  # fmt: skip
+)
 def test_any_rows(lead: list[int], op: str, target: str) -> None:
     network = Network()
     shape = (*lead, 41)

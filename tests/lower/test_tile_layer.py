@@ -42,21 +42,37 @@ def test_broadcasts(small: tuple[int, ...], target: str) -> None:
     network = Network()
     shape = (2, 5, 7, 19)
     right = repeated(network.source("b", small), shape)
-    check_layer(network, add_relu(network, network.source("a", shape), right, network.result("y", shape)), part(target), llvm=True)
+    check_layer(
+        network,
+        add_relu(network, network.source("a", shape), right, network.result("y", shape)),
+        part(target),
+        llvm=True,
+    )
 
 
 def test_constant_operand() -> None:
     network = Network()
     shape = (3, 6, 21)
     right = repeated(network.given("b", (6, 21)), shape)
-    check_layer(network, add_relu(network, network.source("a", shape), right, network.result("y", shape)), part("four"), llvm=True)
+    check_layer(
+        network,
+        add_relu(network, network.source("a", shape), right, network.result("y", shape)),
+        part("four"),
+        llvm=True,
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32"])
 def test_dtypes(dtype: str) -> None:
     network = Network()
     shape = (5, 37)
-    made = add_relu(network, network.source("a", shape, dtype), network.source("b", shape, dtype), network.result("y", shape, dtype), dtype)
+    made = add_relu(
+        network,
+        network.source("a", shape, dtype),
+        network.source("b", shape, dtype),
+        network.result("y", shape, dtype),
+        dtype,
+    )
     check_layer(network, made, part("npu-v1"), llvm=dtype != "bfloat16")
 
 
@@ -65,8 +81,11 @@ def test_dense_rows_that_are_not_aligned() -> None:
     network = Network()
     shape = (7, 11, 13)
     made = add_relu(
-        network, network.source("a", shape, dense=True), network.source("b", shape, dense=True), network.result("y", shape, role="output"),
-    )  # fmt: skip
+        network,
+        network.source("a", shape, dense=True),
+        network.source("b", shape, dense=True),
+        network.result("y", shape, role="output"),
+    )
     names = check_layer(network, made, part("npu-edge"), llvm=True).opcodes()
     assert sum(n for name, n in names.items() if name.startswith("load")) == 2 * names["store"]
 
@@ -74,7 +93,9 @@ def test_dense_rows_that_are_not_aligned() -> None:
 def test_dense_and_padded_operands_together() -> None:
     network = Network()
     shape = (7, 11, 13)
-    made = add_relu(network, network.source("a", shape, dense=True), network.source("b", shape), network.result("y", shape))
+    made = add_relu(
+        network, network.source("a", shape, dense=True), network.source("b", shape), network.result("y", shape)
+    )
     check_layer(network, made, part("npu-edge"), llvm=True)
 
 
@@ -84,10 +105,20 @@ def test_long_chain() -> None:
     shape = (4, 9, 40)
     x, b = network.source("x", shape), repeated(network.given("b", (40,)), shape)
     calls = [
-        call("multiply", (0, ("const", 2.0)), shape), call("add", ("%0", 1), shape), call("tanh", ("%1",), shape), call("sigmoid", (0,), shape),
-        call("multiply", ("%2", "%3"), shape), call("subtract", ("%4", ("const", 0.25)), shape),
-    ]  # fmt: skip
-    check_layer(network, layer("elementwise", calls, [x, b], network.result("y", shape), master=5), part("npu-edge"), llvm=True, tolerance=4e-3)
+        call("multiply", (0, ("const", 2.0)), shape),
+        call("add", ("%0", 1), shape),
+        call("tanh", ("%1",), shape),
+        call("sigmoid", (0,), shape),
+        call("multiply", ("%2", "%3"), shape),
+        call("subtract", ("%4", ("const", 0.25)), shape),
+    ]
+    check_layer(
+        network,
+        layer("elementwise", calls, [x, b], network.result("y", shape), master=5),
+        part("npu-edge"),
+        llvm=True,
+        tolerance=4e-3,
+    )
 
 
 def test_select_and_comparison() -> None:
@@ -95,14 +126,24 @@ def test_select_and_comparison() -> None:
     shape = (6, 50)
     a, b = network.source("a", shape), network.source("b", shape)
     calls = [call("greater", (0, 1), shape, "bool"), call("where", ("%0", 0, 1), shape)]
-    check_layer(network, layer("elementwise", calls, [a, b], network.result("y", shape), master=1), part("npu-edge"), llvm=True)
+    check_layer(
+        network, layer("elementwise", calls, [a, b], network.result("y", shape), master=1), part("npu-edge"), llvm=True
+    )
 
 
-@pytest.mark.parametrize(("source", "result"), [("float32", "float16"), ("float16", "float32"), ("int32", "float32"), ("float32", "int32"), ("uint8", "float16")])
+@pytest.mark.parametrize(
+    ("source", "result"),
+    [("float32", "float16"), ("float16", "float32"), ("int32", "float32"), ("float32", "int32"), ("uint8", "float16")],
+)
 def test_casts(source: str, result: str) -> None:
     network = Network()
     shape = (5, 33)
-    made = layer("elementwise", [call("astype", (0,), shape, result)], [network.source("a", shape, source)], network.result("y", shape, result))
+    made = layer(
+        "elementwise",
+        [call("astype", (0,), shape, result)],
+        [network.source("a", shape, source)],
+        network.result("y", shape, result),
+    )
     check_layer(network, made, part("npu-v1"), llvm=True)
 
 
@@ -126,7 +167,9 @@ def test_smaller_tiles_by_rank() -> None:
 
 def test_operator_without_expression_is_refused() -> None:
     network = Network()
-    made = layer("elementwise", [call("frobnicate", (0,), (4, 4))], [network.source("a", (4, 4))], network.result("y", (4, 4)))
+    made = layer(
+        "elementwise", [call("frobnicate", (0,), (4, 4))], [network.source("a", (4, 4))], network.result("y", (4, 4))
+    )
     with pytest.raises(Infeasible, match=r"\[lower.expression\] operator frobnicate: 1 needed, 0 available"):
         lower_elementwise_layer(made, network.graph(made), part("npu-edge"))
 
@@ -293,7 +336,9 @@ def copy_cases(draw: st.DrawFn) -> tuple[list[int], list[int], list[int], list[i
 
 
 @drawn(40)
-@given(copy_cases(), st.sampled_from(["float16", "float32", "int8"]), st.sampled_from(["four", "plain", "tiny", "npu-v2"]))
+@given(
+    copy_cases(), st.sampled_from(["float16", "float32", "int8"]), st.sampled_from(["four", "plain", "tiny", "npu-v2"])
+)
 def test_any_copy(case: tuple[list[int], list[int], list[int], list[int]], dtype: str, target: str) -> None:
     """A slice of a tensor, permuted, into a slice of another."""
     shape, axes, before, behind = case

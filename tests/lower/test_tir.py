@@ -84,5 +84,7 @@ def test_casts_only_where_needed() -> None:
 
 def test_functions_compile() -> None:
     dst = buffer("y", (4, 6), "float32")
-    func = function("main", [dst], nest([("i", 4), ("j", 6)], lambda i, j: store(dst, [i, j], cast(i * 6 + j, "float32"))))
+    func = function(
+        "main", [dst], nest([("i", 4), ("j", 6)], lambda i, j: store(dst, [i, j], cast(i * 6 + j, "float32")))
+    )
     tvm.compile(tvm.IRModule({"main": func}), target="llvm")

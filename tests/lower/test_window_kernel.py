@@ -23,14 +23,24 @@ Pair = tuple[int, int]
 
 
 def window_layer(
-    network: Network, shape: Sequence[int], kind: str, kernel: Pair = (3, 3), stride: Pair = (1, 1), dilation: Pair = (1, 1),
-    padding: Sequence[int] = (1, 1, 1, 1), dtype: str = "float16", include: bool = False, relu: bool = False, bias: bool = False,
-) -> Layer:  # fmt: skip
+    network: Network,
+    shape: Sequence[int],
+    kind: str,
+    kernel: Pair = (3, 3),
+    stride: Pair = (1, 1),
+    dilation: Pair = (1, 1),
+    padding: Sequence[int] = (1, 1, 1, 1),
+    dtype: str = "float16",
+    include: bool = False,
+    relu: bool = False,
+    bias: bool = False,
+) -> Layer:
     """A "max", "average" or "depthwise" layer over a new source."""
     data = network.source("x", shape, dtype)
     extents = [
-        (n + padding[d] + padding[d + 2] - (kernel[d] - 1) * dilation[d] - 1) // stride[d] + 1 for d, n in enumerate(shape[1:3])
-    ]  # fmt: skip
+        (n + padding[d] + padding[d + 2] - (kernel[d] - 1) * dilation[d] - 1) // stride[d] + 1
+        for d, n in enumerate(shape[1:3])
+    ]
     out = (shape[0], *extents, shape[3])
     attrs: dict[str, Any] = {"strides": stride, "padding": tuple(padding), "dilation": dilation}
     if kind == "depthwise":
@@ -74,7 +84,9 @@ def test_dilation_and_odd_stride(kind: str) -> None:
 @pytest.mark.parametrize("include", [False, True])
 def test_average_divides_by_what_it_covers(include: bool) -> None:
     network = Network()
-    made = window_layer(network, (1, 7, 6, 24), "average", (3, 3), (2, 2), padding=(1, 1, 1, 1), include=include, relu=True)
+    made = window_layer(
+        network, (1, 7, 6, 24), "average", (3, 3), (2, 2), padding=(1, 1, 1, 1), include=include, relu=True
+    )
     check_layer(network, made, part("npu-edge"), llvm=True)
 
 
@@ -100,7 +112,9 @@ def test_channels_and_pixels_of_other_tensors(target: str) -> None:
     out = (1, 4, 4, 16)
     attrs = {"strides": (2, 2), "padding": (0, 0, 0, 0), "dilation": (1, 1), "pool_size": (3, 3), "layout": "NHWC"}
     result = part_of(network.result("y", (1, 4, 4, 48)), (0, 0, 0, 16), out)
-    check_layer(network, layer("pool", [call("nn.max_pool2d", (0,), out, **attrs)], [data], result), part(target), llvm=True)
+    check_layer(
+        network, layer("pool", [call("nn.max_pool2d", (0,), out, **attrs)], [data], result), part(target), llvm=True
+    )
 
 
 def test_residual_of_the_epilogue() -> None:
@@ -119,7 +133,9 @@ def test_one_pixel_one_channel() -> None:
 def test_large_image_in_a_narrow_memory() -> None:
     """More columns than fit at once: tiles of columns with their borders."""
     network = Network()
-    check_layer(network, window_layer(network, (1, 5, 211, 19), "depthwise", (3, 5), padding=(1, 2, 1, 2)), part("tiny"))
+    check_layer(
+        network, window_layer(network, (1, 5, 211, 19), "depthwise", (3, 5), padding=(1, 2, 1, 2)), part("tiny")
+    )
 
 
 def test_ranks_are_other_tilings() -> None:
@@ -180,10 +196,15 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
     extents = [(k - 1) * d + draw(st.sampled_from([1, 2, 5, 12])) for k, d in zip(kernel, dilation, strict=True)]
     return {
         "shape": (draw(st.integers(1, 3)), *extents, draw(st.sampled_from([1, 7, 16, 31, 64, 101]))),
-        "kind": draw(st.sampled_from(["max", "average", "depthwise"])), "kernel": kernel, "dilation": dilation,
-        "stride": draw(st.sampled_from([(1, 1), (2, 2), (3, 1)])), "padding": padding,
-        "dtype": draw(st.sampled_from(["float16", "float32"])), "include": draw(st.booleans()), "relu": draw(st.booleans()),
-    }  # fmt: skip
+        "kind": draw(st.sampled_from(["max", "average", "depthwise"])),
+        "kernel": kernel,
+        "dilation": dilation,
+        "stride": draw(st.sampled_from([(1, 1), (2, 2), (3, 1)])),
+        "padding": padding,
+        "dtype": draw(st.sampled_from(["float16", "float32"])),
+        "include": draw(st.booleans()),
+        "relu": draw(st.booleans()),
+    }
 
 
 @drawn(40)
