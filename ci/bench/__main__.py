@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ci.bench import ablation, convolution, handwritten, opcodes, prediction, product, resnet18
+from ci.bench import ablation, compile_time, convolution, handwritten, opcodes, prediction, product, race, resnet18
 from ci.bench.cases import PART_ONE
 from ci.bench.figures import Findings
 from dsa_compiler.options import EMISSION_PASSES
@@ -56,6 +56,16 @@ command(
     click.option("--model", "chosen", multiple=True, help="Only this model; repeat."),
     click.option("--all", "every", is_flag=True, help="The large generated networks too."),
     click.option("--case", "cases", multiple=True, default=("npu-v1:float16",), help="part:precision; repeat."),
+)  # fmt: skip
+command(
+    "compile_time", compile_time.measure,
+    click.option("--network", default="resnet50", show_default=True, help="A generator of `models`."),
+)  # fmt: skip
+command(
+    "race", race.measure,
+    click.option("--seeds", default=20, show_default=True, help="Runs in race mode of each model."),
+    click.option("--trials", default=100, show_default=True, help="Flags to remove, one at a time."),
+    click.option("--part", default="npu-v1", show_default=True),
 )  # fmt: skip
 
 if __name__ == "__main__":
