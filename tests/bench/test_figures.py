@@ -8,7 +8,10 @@ from ci.bench.figures import Figure, Findings, shown
 
 @pytest.mark.parametrize(
     ("value", "at_least", "met"),
-    [(0.9, True, True), (0.89, True, False), (1.1, False, False), (0.9, False, True), (math.nan, True, False), (math.nan, False, False)],
+    [
+        (0.9, True, True), (0.89, True, False), (1.1, False, False), (0.9, False, True), (math.nan, True, False),
+        (math.nan, False, False),
+    ],
 )  # fmt: skip
 def test_a_figure_is_met_on_its_own_side(value, at_least, met):
     assert Figure("share", value, 0.9, at_least).met is met

@@ -23,7 +23,10 @@ c0.0 move: move_b dst=l0b[{at}] f16 16x16 src=l1[0] f16 16x16 set core:move>matr
 
 @pytest.mark.parametrize(
     ("first", "second", "wanted"),
-    [([1, 2, 3], [10, 20, 90], 1.0), ([1, 2, 3], [3, 2, 1], -1.0), ([1, 1, 2], [5, 5, 7], 1.0), ([1, 2, 3, 4], [1, 3, 2, 4], 0.8)],
+    [
+        ([1, 2, 3], [10, 20, 90], 1.0), ([1, 2, 3], [3, 2, 1], -1.0), ([1, 1, 2], [5, 5, 7], 1.0),
+        ([1, 2, 3, 4], [1, 3, 2, 4], 0.8),
+    ],
 )  # fmt: skip
 def test_rank_correlation(first, second, wanted):
     assert rank_correlation(first, second) == pytest.approx(wanted)
