@@ -7,7 +7,7 @@ differ only in their constants.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import tvm_ffi
 
 from dsa_compiler.assemble.expand import expand
-from dsa_compiler.assemble.host_step import outline_layer
+from dsa_compiler.assemble.host_step import outline_host_layer, outline_layer
 from dsa_compiler.assemble.link import KernelCall, Stream, link
 from dsa_compiler.assemble.memory import DdrPlan, Lifetime, check_ddr, place_tensors
 from dsa_compiler.assemble.trace import Trace
@@ -35,14 +35,20 @@ MOST_RETRIES = 8
 class CompiledLayer:
     """A layer with its kernel at every level: TIR, instruction calls, stream.
 
-    A layer that could not be emitted has no stream: the CPU runs its TIR, for the reason `host_reason`.
+    A layer that could not be emitted has no stream: the CPU runs its TIR, for the reason `host_reason`. A host layer of
+    the graph has no kernel either: the CPU runs its ONNX model.
     """
 
     layer: Layer
-    kernel: LoweredKernel
-    emitted: EmitResult
+    kernel: LoweredKernel | None
+    emitted: EmitResult | None
     trace: Trace | None
     host_reason: str = ""
+
+    @property
+    def tiling(self) -> str:
+        """The choice of tiles, "" for a host layer."""
+        return self.kernel.tiling if self.kernel is not None else ""
 
 
 @dataclass
@@ -57,11 +63,26 @@ class Compilation:
 
     def compile_layers(self) -> list[CompiledLayer]:
         """Every layer's kernel, in order. Raises `Infeasible` for a layer that no choice fits."""
-        return [self._compile_layer(layer, number) for number, layer in enumerate(self.graph.layers)]
+        return [c for number, layer in enumerate(self.graph.layers) for c in self._compile_joined(layer, number)]
+
+    def _compile_joined(self, layer: Layer, number: int) -> list[CompiledLayer]:
+        """The layer's kernel, or those of its parts if it stands for several and none fits all of it."""
+        if not layer.parts:
+            return [self._compile_layer(layer, number)]
+        try:
+            whole = self._compile_layer(layer, number)
+        except Infeasible:
+            whole = None
+        if whole is not None and whole.trace is not None:
+            return [whole]
+        self.feedback["joined layers"] += 1
+        return [self._compile_layer(part, number) for part in layer.parts]
 
     def _compile_layer(self, layer: Layer, number: int) -> CompiledLayer:
         """The layer's kernel: at most `MOST_RETRIES` choices are tried; one that fits but has no instructions is
         left to the CPU."""
+        if layer.kind == "host":
+            return CompiledLayer(layer, None, None, None, str(layer.calls[0].attrs["reason"]))
         failure: Infeasible | None = None
         outlined: CompiledLayer | None = None
         for rank in range(MOST_RETRIES):
@@ -104,9 +125,13 @@ class Compilation:
 
     def assemble(self, layers: list[CompiledLayer], *, macs: int, info: Mapping[str, Any]) -> Program:
         """The program of compiled layers."""
-        plan = place_tensors(self._lifetimes(), self.target)
+        plan = place_tensors(self._lifetimes([c.layer for c in layers]), self.target)
         calls, steps, segment = [], [], 0
         for number, compiled in enumerate(layers):
+            if compiled.kernel is None:
+                segment += bool(calls and calls[-1].segment == segment)
+                steps.append(outline_host_layer(compiled.layer, self.graph, plan, segment))
+                continue
             addresses = self._addresses(compiled.kernel, plan)
             if compiled.trace is not None:
                 calls.append(KernelCall(compiled.trace, addresses, self._constant(compiled.kernel), number, segment, number))
@@ -138,13 +163,13 @@ class Compilation:
         tensors = [self.graph.tensors.get(p.tensor) for p in kernel.parameters]
         return tuple(t is None or t.role in ("constant", "input") for t in tensors)
 
-    def _lifetimes(self) -> list[Lifetime]:
+    def _lifetimes(self, layers: Sequence[Layer]) -> list[Lifetime]:
         """When each tensor that is no constant is needed; inputs and outputs all the time."""
         first: dict[str, int] = {}
         last: dict[str, int] = {}
-        end = len(self.graph.layers)
-        for step, layer in enumerate(self.graph.layers):
-            for view in (*layer.inputs, layer.output):
+        end = len(layers)
+        for step, layer in enumerate(layers):
+            for view in (*layer.inputs, *layer.outputs):
                 first.setdefault(view.tensor, step)
                 last[view.tensor] = step
         result = []

@@ -12,6 +12,7 @@ from onnx import ModelProto
 from dsa_compiler.bounds import Bounds, analyze
 from dsa_compiler.compilation import Compilation, CompiledLayer
 from dsa_compiler.frontend import import_model, load_model
+from dsa_compiler.graph.attention import fuse_attention
 from dsa_compiler.graph import extract_layers, optimize
 from dsa_compiler.lower.storage import plan_storage
 from dsa_compiler.options import CompileOptions
@@ -41,7 +42,7 @@ def compile_model(
     proto = load_model(model, shapes=dict(options.shapes), batch=options.batch)
     bounds = analyze(proto, part, options.precision)
     progress("graph")
-    graph = plan_storage(extract_layers(optimize(import_model(proto), options.precision)), part)
+    graph = plan_storage(fuse_attention(extract_layers(optimize(import_model(proto), options.precision))), part)
     progress(f"kernels of {len(graph.layers)} layers")
     work = Compilation(graph, part, options)
     layers = work.compile_layers()
@@ -62,7 +63,7 @@ def _info(
     """What the program keeps of the model, for its reports."""
     facts = layer_facts(proto, bounds, [compiled.layer for compiled in layers])
     for row, compiled in zip(facts["layers"], layers, strict=True):
-        row["tile"] = compiled.kernel.tiling
+        row["tile"] = compiled.tiling
     return {
         "model": Path(model).name if isinstance(model, (str, Path)) else proto.graph.name,
         "precision": options.precision or "as the model",

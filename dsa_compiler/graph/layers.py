@@ -16,8 +16,9 @@ from dsa_compiler.graph.views import View, is_identity
 
 Role = Literal["input", "output", "constant", "activation"]
 Kind = Literal[
-    "conv2d", "depthwise", "matmul", "pool", "softmax", "norm", "reduce", "elementwise", "gather", "movement", "other"
-]
+    "conv2d", "depthwise", "matmul", "pool", "softmax", "norm", "reduce", "elementwise", "gather", "movement",
+    "attention", "host", "other",
+]  # fmt: skip
 Arg = tuple[Literal["input"], int] | tuple[Literal["call"], int] | tuple[Literal["const"], float | int | bool]
 
 
@@ -64,7 +65,7 @@ class OpCall:
 
     def __str__(self) -> str:
         args = [f"in{v}" if k == "input" else f"%{v}" if k == "call" else f"{v:g}" for k, v in self.args]
-        attrs = [f"{k}={v}" for k, v in self.attrs.items()]
+        attrs = [f"{k}={f'<{len(v)} bytes>' if isinstance(v, bytes) else v}" for k, v in self.attrs.items()]
         return f"{self.op}({', '.join(args + attrs)}): {list(self.shape)} {self.dtype}"
 
 
@@ -77,6 +78,12 @@ class Layer:
     (..., m, k) x (..., k, n) have one of their two last dimensions contiguous; batch dimensions of the two
     broadcast as in NumPy. The operand of a movement may be any view. `output` is the view of an output,
     activation or part of one that the last call fills.
+
+    A layer of kind host has one call `host`, whose attributes hold a serialised ONNX model (`model`), the `reason` and
+    the `operators`; its operands and results are contiguous views of dense tensors, in the order of the model's inputs
+    and outputs. Results after the first are in `more`; every other layer has one.
+
+    A joined layer (attention) keeps the layers that it stands for in `parts`.
     """
 
     name: str
@@ -86,9 +93,16 @@ class Layer:
     inputs: tuple[View, ...]
     output: View
     nodes: tuple[str, ...]
+    more: tuple[View, ...] = ()
+    parts: tuple[Layer, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[View, ...]:
+        """The views that the layer writes."""
+        return (self.output, *self.more)
 
     def __str__(self) -> str:
-        lines = [f"{self.name}: {self.kind} -> {self.output}"]
+        lines = [f"{self.name}: {self.kind} -> {', '.join(str(v) for v in self.outputs)}"]
         lines += [f"    in{i} = {v}" for i, v in enumerate(self.inputs)]
         lines += [f"    %{i} = {c}{' *' if i == self.master else ''}" for i, c in enumerate(self.calls)]
         return "\n".join(lines)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from dsa_compiler.errors import Infeasible, InternalError
 from dsa_compiler.graph.layers import Layer, LayerGraph
+from dsa_compiler.lower.attention_layer import lower_attention_layer
 from dsa_compiler.lower.binding import LoweredKernel
 from dsa_compiler.lower.matrix_layer import lower_matrix_layer
 from dsa_compiler.lower.reduce_layer import lower_norm_layer, lower_reduce_layer, lower_softmax_layer
@@ -25,7 +26,10 @@ TEMPLATES: Mapping[str, Template] = {
     "reduce": lower_reduce_layer,
     "elementwise": lower_elementwise_layer,
     "movement": lower_copy_layer,
+    "attention": lower_attention_layer,
 }
+_COMPUTED = frozenset({"elementwise", "movement", "attention"})
+"""Kinds whose master may read calls of its own layer."""
 
 
 def lower_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0) -> LoweredKernel:
@@ -34,7 +38,7 @@ def lower_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 
     Raises `Infeasible` if no template takes the layer, or no tiling fits; `InternalError` for a layer whose
     anchor depends on its own epilogue.
     """
-    if any(k == "call" for k, _ in layer.calls[layer.master].args) and layer.kind not in ("elementwise", "movement"):
+    if any(k == "call" for k, _ in layer.calls[layer.master].args) and layer.kind not in _COMPUTED:
         raise InternalError("its anchor reads a call of its own layer", where=layer.name)
     template = TEMPLATES.get(layer.kind)
     if template is None:

@@ -30,7 +30,6 @@ from dsa_compiler.lower.matrix_kernel import (
     MatrixProblem,
     MatrixTiling,
     Point,
-    ceil_div,
 )
 from dsa_compiler.lower.matrix_tiling import MatrixTraffic, choose_matrix_tiling
 from dsa_compiler.lower.tir import Expr, integer
@@ -146,7 +145,7 @@ def _bias(layer: Layer, graph: LayerGraph, form: _Form) -> tuple[np.ndarray | No
     view = layer.inputs[number]
     tensor = graph.tensors[view.tensor]
     last = len(view.shape) - 1
-    if tensor.value is None or not varying(view) <= {last} or form.problem.batches > 1 and form.weights is None:
+    if tensor.value is None or not varying(view) <= {last} or (form.problem.batches > 1 and form.weights is None):
         return None, layer.master
     row = materialize(replace(view, shape=(view.shape[-1],), strides=view.strides[-1:]), tensor).astype(np.float32)
     groups = form.problem.batches if layer.kind == "conv2d" and form.problem.lines is None else 1
@@ -241,7 +240,7 @@ def _product_form(layer: Layer, graph: LayerGraph) -> _Form:
         raise Infeasible("operands of a product that are computed", 1, 0, where="lower.matrix_layer")
     left, right = (layer.inputs[int(v)] for _, v in call.args)
     out_shape = call.shape
-    left, right = _with_batches(left, out_shape), _with_batches(right, out_shape)
+    left, right = with_batches(left, out_shape), with_batches(right, out_shape)
     rows, columns, k = out_shape[-2], out_shape[-1], left.shape[-1]
     batch_dims = out_shape[:-2]
     shared = all(n == 1 or s == (0, 0) for n, s in zip(batch_dims, right.strides[:-2], strict=True))
@@ -258,7 +257,7 @@ def _product_form(layer: Layer, graph: LayerGraph) -> _Form:
     batches = math.prod(batch_dims)
 
     def split(b: Expr) -> list[Expr]:
-        return _unflatten(b, batch_dims)
+        return unflatten(b, batch_dims)
 
     problem = MatrixProblem(batches, 1, rows, 1, k, rows, 1, columns)
     weights = None
@@ -272,7 +271,7 @@ def _product_form(layer: Layer, graph: LayerGraph) -> _Form:
     )  # fmt: skip
 
 
-def _with_batches(view: View, out_shape: tuple[int, ...]) -> View:
+def with_batches(view: View, out_shape: tuple[int, ...]) -> View:
     """The view with the batch dimensions of the result, repeated where it has one or none."""
     lead = len(out_shape) - len(view.shape)
     shape = (1,) * lead + view.shape
@@ -282,7 +281,7 @@ def _with_batches(view: View, out_shape: tuple[int, ...]) -> View:
     return replace(view, shape=wide, strides=steps)
 
 
-def _unflatten(number: Expr, dims: tuple[int, ...]) -> list[Expr]:
+def unflatten(number: Expr, dims: tuple[int, ...]) -> list[Expr]:
     """Indices along `dims` of a row-major number."""
     result: list[Expr] = []
     rest, outer = number, math.prod(dims)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import numpy as np
 
 from dsa_compiler.errors import Infeasible
-
 from dsa_compiler.lower.matrix_candidates import (
     Candidates,
     MatrixTraffic,

@@ -85,10 +85,32 @@ class _Tile:
 
         return nest(kept, each)
 
+    def each_statistic(self, target: Buffer, value: Element) -> Stmt:
+        """`target[row] = value(row)` for every row, where `value` reads statistics of the same dtype alone.
+
+        Statistics that lie a row of L1 apart are taken whole, what fills the gaps with them: one run instead of many.
+        """
+        axes = [(n, int(e)) for (n, _), e in zip(self.context.axes, target.shape, strict=True)]
+        if len(axes) - 1 not in self.reduced:
+            return self.each_row(target, value)
+        return nest(axes, lambda *at: store(target, list(at), cast(value(*at), str(target.dtype))))
+
     def statistic(self, name: str, dtype: str) -> tuple[Buffer, Stmt]:
-        """A buffer with one element a row."""
+        """A buffer with one element a row; gaps between rows hold ones."""
         shape = [1 if a in self.reduced else e for a, (_, e) in enumerate(self.context.axes)]
-        return self.context.scratch(name, shape, dtype)
+        target, allocation = self.context.scratch(name, shape, dtype)
+        if len(shape) - 1 not in self.reduced:
+            return target, allocation
+        axes = [(n, int(e)) for (n, _), e in zip(self.context.axes, target.shape, strict=True)]
+        return target, sequence(allocation, nest(axes, lambda *at: store(target, list(at), constant(1.0, dtype))))
+
+    def narrow(self, source: Buffer, name: str, dtype: str, value: Element) -> tuple[Buffer, Stmt]:
+        """`value` of a statistic in `dtype`, in place where that is the statistic's own."""
+        if str(source.dtype) == dtype:
+            return source, self.each_statistic(source, value)
+        shape = [1 if a in self.reduced else e for a, (_, e) in enumerate(self.context.axes)]
+        target, allocation = self.context.scratch(name, shape, dtype)
+        return target, sequence(allocation, self.each_row(target, value))
 
     def whole(self, name: str, dtype: str) -> tuple[Buffer, Stmt]:
         """A buffer as large as the tile."""
@@ -107,19 +129,21 @@ def lower_softmax_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank
         top, a0 = tile.statistic("top", source)
         e, a1 = tile.whole("powers", "float32" if source == "float32" else source)
         total, a2 = tile.statistic("total", "float32")
-        share, a3 = tile.statistic("share", source)
         wide = lambda v: cast(v, computation_dtype(source))  # noqa: E731
         below_top = lambda *at: x(*at) - wide(top[tuple(tile.row(at))])  # noqa: E731
         steps = [a0, tile.fold(top, lowest(source), tirx.max, x)]
         if logarithmic:
             steps += [a1, tile.each(e, lambda *at: tirx.exp(below_top(*at)))]
             steps += [a2, tile.fold(total, 0.0, lambda a, b: a + b, lambda *at: e[tuple(at)])]
-            steps += [a3, tile.each_row(share, lambda *at: tirx.log(total[tuple(at)]))]
+            share, a3 = tile.narrow(total, "share", source, lambda *at: tirx.log(total[tuple(at)]))
+            steps.append(a3)
             result = lambda *at: below_top(*at) - wide(share[tuple(tile.row(at))])  # noqa: E731
         else:
             steps += [a1, tile.each(e, below_top), tile.each(e, lambda *at: tirx.exp(wide(e[tuple(at)])))]
             steps += [a2, tile.fold(total, 0.0, lambda a, b: a + b, lambda *at: e[tuple(at)])]
-            steps += [a3, tile.each_row(share, lambda *at: constant(1.0, "float32") / total[tuple(at)])]
+            steps.append(tile.each_statistic(total, lambda *at: constant(1.0, "float32") / total[tuple(at)]))
+            share, a3 = tile.narrow(total, "share", source, lambda *at: total[tuple(at)]) if source != "float32" else (total, None)
+            steps.append(a3)
             result = lambda *at: wide(e[tuple(at)]) * wide(share[tuple(tile.row(at))])  # noqa: E731
         return sequence(*steps, tile.each(tile.context.out, lambda *at: finish(result(*at), *at)))
 
@@ -158,26 +182,29 @@ def lower_norm_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: i
     epsilon = float(call.attrs["epsilon"])
 
     def compute(tile: _Tile, x: Element, finish: Element) -> Stmt:
-        mean, a0 = tile.statistic("mean", "float32")
-        centre, a1 = tile.whole("centre", "float32")
-        square, a2 = tile.whole("square", "float32")
-        spread_of, a3 = tile.statistic("spread", "float32")
+        source = str(tile.context.tiles[0].dtype)
         scale = constant(1.0 / count, "float32")
-        steps: list[Stmt] = []
-        value: Element = lambda *at: cast(x(*at), "float32")  # noqa: E731
+        steps: list[Stmt | None] = []
+        value = x
         if centred:
-            steps += [a0, tile.fold(mean, 0.0, lambda a, b: a + b, x)]
-            steps.append(tile.each_row(mean, lambda *at: mean[tuple(at)] * scale))
-            steps += [a1, tile.each(centre, lambda *at: cast(x(*at), "float32") - mean[tuple(tile.row(at))])]
-            value = lambda *at: centre[tuple(at)]  # noqa: E731
-        steps += [a2, tile.each(square, lambda *at: value(*at) * value(*at))]
-        steps += [a3, tile.fold(spread_of, 0.0, lambda a, b: a + b, lambda *at: square[tuple(at)])]
-        steps.append(tile.each_row(spread_of, lambda *at: spread_of[tuple(at)] * scale + constant(epsilon, "float32")))
-        steps.append(tile.each_row(spread_of, lambda *at: constant(1.0, "float32") / tirx.sqrt(spread_of[tuple(at)])))
+            total, a0 = tile.statistic("total", "float32")
+            steps += [a0, tile.fold(total, 0.0, _add, x)]
+            mean, a1 = tile.narrow(total, "mean", source, lambda *at: total[tuple(at)] * scale)
+            centre, a2 = tile.whole("centre", source)
+            wide = lambda v: cast(v, computation_dtype(source))  # noqa: E731
+            steps += [a1, a2, tile.each(centre, lambda *at: x(*at) - wide(mean[tuple(tile.row(at))]))]
+            value = lambda *at: wide(centre[tuple(at)])  # noqa: E731
+        spread_of, a3 = tile.statistic("spread", "float32")
+        steps += [a3, *_squares(tile, spread_of, value)]
+        steps.append(tile.each_statistic(spread_of, lambda *at: spread_of[tuple(at)] * scale + constant(epsilon, "float32")))
+        root = lambda *at: constant(1.0, "float32") / tirx.sqrt(spread_of[tuple(at)])  # noqa: E731
+        steps.append(tile.each_statistic(spread_of, root))
+        share, a4 = (spread_of, None) if source == "float32" else tile.narrow(spread_of, "share", source, lambda *at: spread_of[tuple(at)])
+        steps.append(a4)
         operand = lambda n, at: cast(tile.context.element(n, at), "float32")  # noqa: E731
 
         def result(*at: Expr) -> Expr:
-            normal = value(*at) * spread_of[tuple(tile.row(at))]
+            normal = cast(value(*at), "float32") * cast(share[tuple(tile.row(at))], "float32")
             normal = normal * operand(1, at) if len(spread) > 0 else normal
             return normal + operand(2, at) if len(spread) > 1 else normal
 
@@ -204,6 +231,15 @@ def lower_norm_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: i
         return sequence(*steps, stream.each(lambda c: lambda *at: finish(c, result(c, at), at)))
 
     return _lower(layer, graph, target, data, axes, spread, compute, passes, rank, temporaries=4)
+
+
+def _squares(tile: _Tile, total: Buffer, value: Element) -> list[Stmt]:
+    """`total[row]` = the squares of a row added up: in one step along one axis, else by a buffer of squares."""
+    square = lambda *at: cast(value(*at), "float32") * cast(value(*at), "float32")  # noqa: E731
+    if tile.reduced == {len(tile.context.axes) - 1}:
+        return [tile.fold(total, 0.0, _add, square)]
+    squares, allocation = tile.whole("squares", "float32")
+    return [allocation, tile.each(squares, square), tile.fold(total, 0.0, _add, lambda *at: squares[tuple(at)])]
 
 
 def _spread(view: View, axes: Sequence[int], shape: tuple[int, ...]) -> View:

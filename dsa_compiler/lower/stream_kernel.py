@@ -18,7 +18,21 @@ from dataclasses import dataclass
 from dsa_compiler.errors import Infeasible
 from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.lower.tile_kernel import TileContext, TileKernel, TileOperand, TileSpace, ceil_div
-from dsa_compiler.lower.tir import Buffer, Expr, Stmt, allocate, buffer, cast, constant, integer, nest, sequence, store, tile_loop, when
+from dsa_compiler.lower.tir import (
+    Buffer,
+    Expr,
+    Stmt,
+    allocate,
+    buffer,
+    cast,
+    constant,
+    integer,
+    nest,
+    sequence,
+    store,
+    tile_loop,
+    when,
+)
 from dsa_compiler.target import Target
 
 Element = Callable[..., Expr]

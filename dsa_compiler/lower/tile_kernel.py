@@ -116,12 +116,25 @@ class TileKernel:
         for count in space.counts:
             self.total *= count
         self.per_core = ceil_div(self.total, space.cores)
+        self.held: dict[int, Buffer] = {}
 
     def build(self, name: str, parameters: Sequence[Buffer]) -> PrimFunc:
         """The kernel over `parameters`, the ddr buffers in the order of the call."""
-        cores = self.space.cores
-        body = core_loop("core", cores, 1, lambda core: tile_loop("tile", self.per_core, lambda t: self._tile(core, t)))
-        return function(name, parameters, body)
+        loads = self._hold()
+        tiles = lambda core: tile_loop("tile", self.per_core, lambda t: self._tile(core, t))  # noqa: E731
+        return function(name, parameters, core_loop("core", self.space.cores, 1, lambda core: sequence(*loads, tiles(core))))
+
+    def _hold(self) -> list[Stmt]:
+        """Loads, once for a core, of the operands that are the same for every tile."""
+        divided = {a for a, count in enumerate(self.space.counts) if count > 1}
+        starts = [integer(0)] * len(self.space.extents)
+        extent, loads = self._extent(), []
+        for number, operand in enumerate(self.operands):
+            if not operand.varies & divided and divided:
+                tile = self._buffer(f"in{number}", operand.dtype, operand.varies, extent)
+                self.held[number] = tile
+                loads += [allocate(tile), self._load(tile, operand, starts, extent)]
+        return loads
 
     def _tile(self, core: Expr, step: Expr) -> Stmt:
         number = core * self.per_core + step
@@ -151,6 +164,10 @@ class TileKernel:
             starts.insert(0, place * self.space.tile[axis])
         return starts
 
+    def _extent(self) -> int:
+        """Elements of the innermost axis in a tile's buffers."""
+        return max(self._inner_extent(o.dtype) for o in [*self.operands, _Typed(str(self.out.dtype))])
+
     def _inner_extent(self, dtype: str) -> int:
         inner = self.space.tile[-1]
         return self.target.pitch(inner, item_bytes(dtype)) if self.fill else inner
@@ -159,13 +176,13 @@ class TileKernel:
         self, starts: list[Expr], *, only: Sequence[int] | None = None, out: Buffer | None = None
     ) -> tuple[TileContext, list[Stmt]]:
         """The tiles at `starts`: allocations and loads of the operands `only` (None: all), and the result's unless given."""
-        extent = max(self._inner_extent(o.dtype) for o in [*self.operands, _Typed(str(self.out.dtype))])
+        extent = self._extent()
         axes = tuple((f"i{a}", e) for a, e in enumerate((*self.space.tile[:-1], extent)))
         tiles, stmts = [], []
         for number, operand in enumerate(self.operands):
-            tile = self._buffer(f"in{number}", operand.dtype, operand.varies, extent)
+            tile = self.held.get(number) or self._buffer(f"in{number}", operand.dtype, operand.varies, extent)
             tiles.append(tile)
-            if only is None or number in only:
+            if number not in self.held and (only is None or number in only):
                 stmts += [allocate(tile, self.ring), self._load(tile, operand, starts, extent)]
         if self.compute is None:
             out = tiles[0]
