@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 
+import onnx
 import tvm
 
-from dsa_compiler.graph import Layer
+from dsa_compiler.assemble.memory import DdrPlan
+from dsa_compiler.graph import Layer, LayerGraph, View
+from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.lower.binding import LoweredKernel
 from dsa_compiler.program.tables import TIR_STEP, Binding, HostStep
 
@@ -25,6 +28,28 @@ def outline_layer(
     text = TIR_STEP + tvm.ir.save_json(module).encode()
     master = layer.calls[layer.master]
     return HostStep(segment, master.op, "+".join(layer.nodes), read, written, operations(layer), reason, text)
+
+
+def outline_host_layer(layer: Layer, graph: LayerGraph, plan: DdrPlan, segment: int) -> HostStep:
+    """The host step of a layer of kind host: its ONNX model on tensors that lie dense in ddr."""
+    call = layer.calls[0]
+    model = onnx.load_model_from_string(call.attrs["model"])
+    read = tuple(_binding(i.name, v, graph, plan) for i, v in zip(model.graph.input, layer.inputs, strict=True))
+    written = tuple(_binding(o.name, v, graph, plan) for o, v in zip(model.graph.output, layer.outputs, strict=True))
+    count = sum(math.prod(v.shape) for v in (*layer.inputs, *layer.outputs))
+    node, reason = "+".join(layer.nodes), str(call.attrs["reason"])
+    return HostStep(segment, str(call.attrs["operators"]), node, read, written, count, reason, call.attrs["model"])
+
+
+def _binding(name: str, view: View, graph: LayerGraph, plan: DdrPlan) -> Binding:
+    """Where a contiguous view of a dense tensor lies, under its name in the step's model."""
+    tensor = graph.tensors[view.tensor]
+    if tensor.value is not None:
+        base = plan.add_constant(tensor.value, item_bytes(tensor.dtype))
+    else:
+        base = plan.address[tensor.name]
+    address = base + view.flat_offset(tensor.columns) * item_bytes(tensor.dtype)
+    return Binding(name, address, view.shape, tensor.dtype)
 
 
 def operations(layer: Layer) -> int:

@@ -8,31 +8,44 @@ from collections.abc import Mapping
 from typing import Any
 
 import tvm
-from onnx import GraphProto, ModelProto, NodeProto, TypeProto, helper
-from tvm import relax
+from onnx import GraphProto, ModelProto, NodeProto, defs, helper
+from tvm import relax, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from dsa_compiler.errors import UserError
-from dsa_compiler.frontend.converters import CONVERTERS
+from dsa_compiler.frontend.converters import CONVERTERS, is_known, operator_name, stock_converters
+from dsa_compiler.frontend.fold import infer_types
+from dsa_compiler.frontend.host import convert_host
 from dsa_compiler.frontend.load import opset_of
 from dsa_compiler.frontend.node import Node
+from dsa_compiler.frontend.partition import HOST_DOMAIN, partition
 
 NODES = "dsac.nodes"  # attribute of `main`: binding name -> ONNX node name
 INPUTS = "dsac.inputs"  # attribute of `main`: ONNX names of the parameters
 OUTPUTS = "dsac.outputs"  # attribute of `main`: ONNX names of the results
+_TVM_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, ArithmeticError)
 
 
 def import_model(model: ModelProto) -> tvm.IRModule:
     """Return the Relax module of a model that `load_model` made.
 
     `main` takes the model's inputs in order and returns its output, or a tuple of its outputs in order. Its attributes
-    `dsac.nodes`, `dsac.inputs` and `dsac.outputs` lead back to ONNX names. Raises `UserError` that lists
-    every node whose operator is not supported, or names the node that cannot be converted.
+    `dsac.nodes`, `dsac.inputs` and `dsac.outputs` lead back to ONNX names. Nodes that cannot be converted become
+    host steps (`frontend.host`).
     """
-    importer = _Importer({}, {}, sanitize=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mod = importer.from_onnx(_with_safe_inputs(model.graph), opset_of(model))
+    check_inputs(model.graph)
+    check_operators(model.graph)
+    reasons = {n.name: f"no converter for {operator_name(n)}" for n in model.graph.node if not is_known(n)}
+    while True:
+        planned = partition(model, reasons)
+        importer = _Importer({}, {}, sanitize=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mod = importer.from_onnx(planned.graph, opset_of(model))
+        if not importer.failures:
+            break
+        infer_types(model, strict=True)  # operands that do not fit are the model's fault
+        reasons |= importer.failures
     main = mod["main"].with_attrs(
         {
             NODES: importer.origins(mod["main"]),
@@ -50,12 +63,36 @@ def binding_name(name: str) -> str:
     return text if text and not text[0].isdigit() else f"n_{text}"
 
 
-def _with_safe_inputs(graph: GraphProto) -> GraphProto:
-    """Return the graph as the importer wants it (it may be the argument)."""
+def check_operators(graph: GraphProto) -> None:
+    """Raise `UserError` that lists every node whose operator neither we nor ONNX define."""
+    strange = [n for n in graph.node if not is_known(n) and not (n.domain in ("", "ai.onnx") and defs.has(n.op_type))]
+    if strange:
+        listing = ", ".join(f"{operator_name(n)} ({n.name})" for n in strange)
+        raise UserError(f"operators not defined: {listing}", where="model", action="remove or rewrite them")
+
+
+def check_inputs(graph: GraphProto) -> None:
+    """Raise `UserError` for an input that is no tensor of numbers."""
     for value in graph.input:
-        if not isinstance(value.type, TypeProto) or not value.type.HasField("tensor_type"):
-            raise UserError("it is no tensor", where=f"input {value.name}", action="use tensors as inputs")
-    return graph
+        where = f"input {value.name}"
+        if not value.type.HasField("tensor_type"):
+            raise UserError("it is no tensor", where=where, action="use tensors as inputs")
+        if helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).kind not in "biufV":
+            raise UserError("it does not hold numbers", where=where, action="use tensors of numbers as inputs")
+
+
+def _check_static(expr: Any, node: NodeProto) -> None:
+    """Raise `UserError` for a result that is no tensor of known shape."""
+    ty = getattr(expr, "ty", None)
+    if isinstance(expr, relax.Call) and ty is None:
+        return
+    shape = ty.shape if isinstance(ty, relax.TensorType) else None
+    if not isinstance(shape, relax.ShapeExpr) or not all(isinstance(d, tirx.IntImm) for d in shape.values):
+        raise UserError("a result is no tensor of known shape", where=f"{node.op_type} {node.name}")
+
+
+class _Unavailable(Exception):
+    """An operand of a node was not converted."""
 
 
 class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
@@ -64,26 +101,30 @@ class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._ends: dict[str, str] = {}
-        self._stock = onnx_frontend._get_convert_map()
+        self._stock = stock_converters()
+        self.failures: dict[str, str] = {}  # node -> why it cannot be converted
 
     def _check_for_unsupported_ops(self, graph: GraphProto) -> None:
-        missing = [n for n in graph.node if not self._known(n)]
-        if missing:
-            listing = ", ".join(f"{n.op_type} ({n.name})" for n in missing)
-            raise UserError(f"operators not supported: {listing}", where="model", action="remove or rewrite them")
-
-    def _known(self, node: NodeProto) -> bool:
-        key = (node.domain if node.domain != "ai.onnx" else "", node.op_type)
-        return key in CONVERTERS or (key[0] == "" and node.op_type in self._stock)
+        """Do nothing: what is not supported has become a host step."""
 
     def _construct_nodes(self, graph: GraphProto) -> None:
         for node in graph.node:
-            results = self._convert(node)
+            try:
+                results = self._convert(node)
+            except UserError as error:
+                self.failures[node.name] = error.problem
+                results = []
+            except _Unavailable:
+                results = []
             for name, result in zip(node.output, results, strict=False):
                 if name:
                     self._nodes[name] = result
+        for output in graph.output if self.failures else ():
+            self._nodes.setdefault(output.name, relax.const(0.0))  # nobody reads this module
 
     def _convert(self, node: NodeProto) -> list[Any]:
+        if any(name and name not in self._nodes for name in node.input):
+            raise _Unavailable
         inputs = [self._nodes[i] if i else None for i in node.input]
         hint = binding_name(node.name)
 
@@ -94,7 +135,7 @@ class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
 
         domain = node.domain if node.domain != "ai.onnx" else ""
         try:
-            converter = CONVERTERS.get((domain, node.op_type))
+            converter = convert_host if domain == HOST_DOMAIN else CONVERTERS.get((domain, node.op_type))
             if converter is None:
                 results = self._convert_stock(node, inputs)
             else:
@@ -102,12 +143,14 @@ class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
                 results = converter(Node(node.op_type, node.name, attrs, self.opset, inputs, len(node.output), emit))
         except UserError:
             raise
-        except Exception as error:  # TVM raises many kinds
+        except _TVM_ERRORS as error:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             raise UserError(
                 f"cannot be converted: {reason}", where=f"{node.op_type} {node.name}", action="check its inputs"
             ) from error
         results = list(results) if isinstance(results, list | tuple | relax.Tuple) else [results]
+        for result in results:
+            _check_static(result, node)
         return [emit(r) if isinstance(r, relax.Call | relax.TupleGetItem) else self._mark(r, node) for r in results]
 
     def _mark(self, expr: Any, node: NodeProto) -> Any:

@@ -9,10 +9,11 @@ from typing import TypeAlias
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import ModelProto
+from onnx import ModelProto, inliner
 
 from dsa_compiler.errors import UserError
 from dsa_compiler.frontend.control import is_choice, join_branches, resolve_control, take_branch
+from dsa_compiler.frontend.converters import has_body, is_known
 from dsa_compiler.frontend.fold import fold_constants, infer_shapes
 from dsa_compiler.frontend.inline import inline_functions
 from dsa_compiler.frontend.shapes import bind_shapes
@@ -44,8 +45,20 @@ def load_model(source: Source, shapes: Shapes | None = None, batch: int | None =
     graph.input.extend(inputs)
     name_nodes(graph)
     bind_shapes(model, dict(shapes or {}), batch)
+    model = _with_bodies(model)
     _resolve(model)
     return _without_computed_branches(model)
+
+
+def _with_bodies(model: ModelProto) -> ModelProto:
+    """Return the model with ONNX's own definitions in place of operators that have no converter."""
+    missing = {n.op_type for n in model.graph.node if n.domain == "" and not is_known(n)}
+    defined = [("", name) for name in sorted(missing) if has_body(name, opset_of(model))]
+    if not defined:
+        return model
+    model = inliner.inline_selected_functions(model, defined, inline_schema_functions=True)
+    name_nodes(model.graph)
+    return model
 
 
 def _resolve(model: ModelProto) -> None:

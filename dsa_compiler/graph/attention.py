@@ -36,7 +36,7 @@ def fuse_attention(graph: LayerGraph) -> LayerGraph:
 def _joins(graph: LayerGraph, scores: Layer, softmax: Layer, values: Layer, uses: Mapping[str, int]) -> bool:
     call = softmax.calls[0]
     rank = len(call.shape)
-    if call.op != "nn.softmax" or int(call.attrs["axis"]) % rank != rank - 1 or rank < 3:
+    if call.op != "nn.softmax" or int(call.attrs["axis"]) % rank != rank - 1 or rank < 2:
         return False
     if scores.kind != "matmul" or values.kind != "matmul" or values.calls[values.master].args[0][0] != "input":
         return False

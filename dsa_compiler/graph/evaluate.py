@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsa_compiler.errors import UserError
+from dsa_compiler.frontend.host import run_host_model
 from dsa_compiler.graph.layers import Arg, Layer, LayerGraph, Tensor
 from dsa_compiler.graph.views import View
 from dsa_compiler.operators.table import OPERATORS
@@ -24,6 +25,9 @@ def evaluate(graph: LayerGraph, inputs: Mapping[str, Array]) -> dict[str, Array]
     memory = {name: _initial(tensor, inputs) for name, tensor in graph.tensors.items()}
     with np.errstate(all="ignore"):
         for layer in graph.layers:
+            if layer.kind == "host":
+                _run_host(memory, graph, layer)
+                continue
             _window(memory, graph, layer.output)[...] = _run(memory, graph, layer)
     results = {}
     for name in graph.outputs:
@@ -54,6 +58,15 @@ def _window(memory: Mapping[str, Array], graph: LayerGraph, view: View) -> Array
     strides = tuple(s * flat.itemsize for s in view.flat_strides(columns))
     base = flat[view.flat_offset(columns) :]
     return np.lib.stride_tricks.as_strided(base, view.shape, strides)
+
+
+def _run_host(memory: Mapping[str, Array], graph: LayerGraph, layer: Layer) -> None:
+    """Run the ONNX model of a host step."""
+    dtypes = [np.dtype(graph.tensors[v.tensor].dtype) for v in layer.inputs]
+    operands = [_window(memory, graph, v).astype(d) for v, d in zip(layer.inputs, dtypes, strict=True)]
+    results = run_host_model(layer.calls[0].attrs["model"], operands)
+    for view, value in zip(layer.outputs, results, strict=True):
+        _window(memory, graph, view)[...] = value
 
 
 def _run(memory: Mapping[str, Array], graph: LayerGraph, layer: Layer) -> Array:

@@ -15,12 +15,13 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from dsa_compiler.frontend.host import facts_of, host_operands, is_host
 from dsa_compiler.frontend.importer import INPUTS, NODES, OUTPUTS, binding_name
 from dsa_compiler.graph.calls import constant_of, describe, dtype_of, is_constant, op_name, shape_of
 from dsa_compiler.graph.fuse import KIND, MASTER, layer_kind
 from dsa_compiler.graph.layers import Arg, Layer, LayerGraph, OpCall, Role, Tensor
 from dsa_compiler.graph.rewriter import bindings_of
-from dsa_compiler.graph.storage import Rule, Storage, any_view, innermost, matmul_left, matmul_right
+from dsa_compiler.graph.storage import Rule, Storage, any_view, contiguous, innermost, matmul_left, matmul_right
 from dsa_compiler.graph.views import Lazy, expand_slice
 from dsa_compiler.operators.table import is_elementwise
 
@@ -40,7 +41,9 @@ class _Extraction:
         self._tensors: dict[str, Tensor] = {}
         self._values: dict[Any, Lazy] = {}
         self._storage = Storage(self._tensors)
-        self._drafts: list[tuple[Layer, list[Lazy], Lazy]] = []
+        self._drafts: list[tuple[Layer, list[Lazy], list[Lazy]]] = []
+        self._taken: set[str] = set()
+        self._results: dict[Any, list[Lazy]] = {}  # of host steps with several
 
     def graph(self) -> LayerGraph:
         """Walk `main` and return the layers with their final views."""
@@ -60,10 +63,13 @@ class _Extraction:
 
     def _finished(self, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> LayerGraph:
         layers = tuple(
-            replace(layer, inputs=tuple(self._storage.view(v) for v in views), output=self._storage.view(output))
-            for layer, views, output in self._drafts
-        )
-        used = {v.tensor for layer in layers for v in (*layer.inputs, layer.output)} | set(inputs) | set(outputs)
+            replace(
+                layer, inputs=tuple(self._storage.view(v) for v in views), output=self._storage.view(written[0]),
+                more=tuple(self._storage.view(v) for v in written[1:]),
+            )
+            for layer, views, written in self._drafts
+        )  # fmt: skip
+        used = {v.tensor for layer in layers for v in (*layer.inputs, *layer.outputs)} | set(inputs) | set(outputs)
         tensors = {n: replace(t, dense=self._storage.is_dense(t)) for n, t in self._tensors.items() if n in used}
         return LayerGraph(tensors, layers, inputs, outputs)
 
@@ -83,6 +89,10 @@ class _Extraction:
             self._values[var] = self._values[value]
         elif isinstance(value, relax.Call) and isinstance(value.op, tvm.ir.GlobalVar):
             self._layer(var, value)
+        elif is_host(value):
+            self._host(var, value)
+        elif isinstance(value, relax.TupleGetItem):
+            self._values[var] = self._results[value.tuple_value][value.index]
         elif op_name(value) in MOVES:
             self._values[var] = self._moved(var, value)
         elif op_name(value) == "concat":
@@ -164,15 +174,55 @@ class _Extraction:
         self, name: str, kind: Any, calls: tuple[OpCall, ...], master: int, inputs: list[Lazy],
         rules: list[Rule], output: Lazy, nodes: tuple[str, ...],
     ) -> None:  # fmt: skip
-        taken = {layer.name for layer, _, _ in self._drafts}
-        unique, n = name, 1
-        while unique in taken:
-            unique, n = f"{name}_{n}", n + 1
+        unique = self._layer_name(name)
         for value, rule in zip(inputs, rules, strict=True):
             self._storage.use(value, rule)
         self._storage.use(output, any_view if kind == "movement" else innermost)
         layer = Layer(unique, kind, calls, master, (), self._storage.view(output), tuple(n for n in nodes if n))
-        self._drafts.append((layer, inputs, output))
+        self._drafts.append((layer, inputs, [output]))
+
+    def _host(self, var: Any, call: relax.Call) -> None:
+        """Add the layer of a host step; operands and results lie dense and in order."""
+        facts = facts_of(call)
+        inputs = [self._contiguous(self._value(x, var), var) for x in host_operands(call)]
+        types = list(var.ty.fields) if isinstance(var.ty, relax.TupleType) else [var.ty]
+        written = []
+        for ty in types:
+            like = Tensor("", (), str(ty.dtype), "activation")
+            target = self._activation(var.name, like, tuple(int(n) for n in ty.shape.values))
+            self._storage.make_dense(target)
+            written.append(target)
+        for value in (*inputs, *written):
+            self._storage.use(value, contiguous)
+        attrs = {"model": facts.model, "reason": facts.reason, "operators": facts.operators}
+        args: tuple[Arg, ...] = tuple(("input", i) for i in range(len(inputs)))
+        step = OpCall("host", args, attrs, written[0].shape, str(types[0].dtype), self._node(var))
+        first = self._storage.view(written[0])
+        layer = Layer(self._layer_name(var.name), "host", (step,), 0, (), first, facts.nodes)
+        self._drafts.append((layer, inputs, written))
+        self._results[var] = written
+        if len(written) == 1:
+            self._values[var] = written[0]
+
+    def _contiguous(self, value: Lazy, var: Any) -> Lazy:
+        """Return `value` where it lies dense and in order, copied there if need be."""
+        if value.invertible() and self._storage.possible(value):
+            self._storage.make_dense(value)
+            if contiguous(self._storage.view(value)):
+                return value
+        like = self._tensors[value.tensor]
+        target = self._activation(f"{var.name}.operand", like, value.shape)
+        self._storage.make_dense(target)
+        self._copy(var, value, target, like.dtype)
+        return target
+
+    def _layer_name(self, name: str) -> str:
+        """Return a name that no layer has."""
+        unique, n = name, 1
+        while unique in self._taken:
+            unique, n = f"{name}_{n}", n + 1
+        self._taken.add(unique)
+        return unique
 
     def _movement(self, var: Any, call: relax.Call) -> Lazy:
         """Add a layer for a data movement that is no view, such as padding."""
@@ -223,12 +273,13 @@ class _Extraction:
             fresh, n = f"{name}.inner_{n}", n + 1
         self._tensors[fresh] = replace(self._tensors.pop(name), name=fresh)
         self._storage.rename(name, fresh)
-        self._values = {k: replace(v, tensor=fresh) if v.tensor == name else v for k, v in self._values.items()}
-        self._drafts = [
-            (layer, [replace(v, tensor=fresh) if v.tensor == name else v for v in views],
-             replace(out, tensor=fresh) if out.tensor == name else out)
-            for layer, views, out in self._drafts
-        ]  # fmt: skip
+
+        def renamed(values: list[Lazy]) -> list[Lazy]:
+            return [replace(v, tensor=fresh) if v.tensor == name else v for v in values]
+
+        self._values = {k: renamed([v])[0] for k, v in self._values.items()}
+        self._results = {k: renamed(values) for k, values in self._results.items()}
+        self._drafts = [(layer, renamed(views), renamed(written)) for layer, views, written in self._drafts]
 
     def _readable(self, value: Lazy, rule: Rule, var: Any) -> Lazy:
         """Return `value`, or a copy of it if `rule` does not accept its view."""

@@ -11,8 +11,9 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from dsa_compiler.frontend.host import host_operands, is_host
 from dsa_compiler.graph.calls import constant_of, dtype_of, is_constant, make_constant, op_name
-from dsa_compiler.graph.rewriter import Rewriter
+from dsa_compiler.graph.rewriter import Rewriter, bindings_of
 
 Precision = Literal["float32", "float16"]
 _FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
@@ -29,8 +30,15 @@ class _SetPrecision(Rewriter):
         super().__init__(mod)
         self._dtype = precision
         self._inputs: dict[Any, Any] = {}
+        self._host_dtypes = {
+            b.var: [dtype_of(x) for x in host_operands(b.value)] for b in bindings_of(self.main) if is_host(b.value)
+        }
 
     def rewrite(self, call: relax.Call, old: Any) -> Any:
+        if is_host(call):
+            pairs = zip(host_operands(call), self._host_dtypes[old], strict=True)
+            operands = relax.Tuple([self._back(x, dtype) for x, dtype in pairs])
+            return relax.Call(call.op, [call.args[0], operands], call.attrs, call.ty_args)
         if op_name(call) == "astype" and str(call.attrs.dtype) in _FLOATS:
             x = self._cast(call.args[0])
             return x if dtype_of(x) == self._dtype else op.astype(x, self._dtype)
@@ -48,6 +56,9 @@ class _SetPrecision(Rewriter):
     def _back(self, expr: Any, dtype: str) -> Any:
         if dtype_of(expr) == dtype:
             return expr
+        value = constant_of(expr)
+        if value is not None:
+            return make_constant(value.astype(np.dtype(dtype)))
         node = self.node_of(expr)
         return self.emit(op.astype(expr, dtype), node)
 
@@ -63,7 +74,7 @@ class _SetPrecision(Rewriter):
         if is_constant(expr):
             return make_constant(_clipped(constant_of(expr), np.dtype(self._dtype)))
         if expr not in self._inputs:
-            self._inputs[expr] = self.emit(op.astype(expr, self._dtype), expr.name)
+            self._inputs[expr] = self.emit(op.astype(expr, self._dtype), self.node_of(expr) or expr.name)
         return self._inputs[expr]
 
 

@@ -118,7 +118,9 @@ class Rewriter:
             return expr if same else relax.Tuple(resolved)
         if isinstance(expr, relax.TupleGetItem):
             source = self.resolve(expr.tuple_value)
-            return source[expr.index] if isinstance(source, relax.Tuple) else relax.TupleGetItem(source, expr.index)
+            if isinstance(source, relax.Tuple):
+                return source[expr.index]
+            return self.emit(relax.TupleGetItem(source, expr.index))
         return expr
 
     def emit(self, expr: Any, node: str | None = None, name: str | None = None) -> Any:
@@ -129,7 +131,7 @@ class Rewriter:
         if isinstance(expr, relax.Var) or is_constant(expr):
             return expr
         origin = node or self._node
-        if not isinstance(expr.ty, relax.TensorType | relax.TupleType):
+        if not isinstance(getattr(expr, "ty", None), relax.TensorType | relax.TupleType):
             expr = self.bb.normalize(expr)
         unique = name or self._unique(binding_name(origin) if origin else "lv")
         var = relax.DataflowVar(unique, expr.ty)

@@ -32,6 +32,16 @@ def matmul_right(view: View) -> bool:
     return matmul_left(view)
 
 
+def contiguous(view: View) -> bool:
+    """Accept a view of a dense tensor whose elements lie one behind the other."""
+    expected = 1
+    for extent, stride in zip(reversed(view.shape), reversed(view.strides), strict=True):
+        if extent != 1 and stride != (0, expected):
+            return False
+        expected *= extent
+    return view.offset[0] == 0
+
+
 class Storage:
     """The places of tensors, and the uses that constrain them.
 
@@ -60,6 +70,12 @@ class Storage:
         if view is None:
             raise InternalError(f"{value} is no affine view", where="extract_layers")
         return view
+
+    def make_dense(self, value: Lazy) -> None:
+        """Store the tensor that holds `value` without padding."""
+        root = self._root(value.tensor)
+        if self._tensors[root].role == "activation":
+            self.dense.add(root)
 
     def possible(self, value: Lazy) -> bool:
         """Whether `value` is an affine view of where its tensor is stored."""

@@ -195,7 +195,8 @@ def test_unsupported_operators_are_listed_together():
     nodes = [node("Foo", ["x"], "a", domain="mine"), node("Bar", ["a"], "b", domain="mine"), node("Relu", ["b"], "y")]
     model = model_of(nodes)
     model.opset_import.append(helper.make_opsetid("mine", 1))
-    with pytest.raises(UserError, match=r"operators not supported: Foo \(Foo_a\), Bar \(Bar_b\)"):
+    message = r"operators not defined: mine\.Foo \(Foo_a\), mine\.Bar \(Bar_b\); remove or rewrite them"
+    with pytest.raises(UserError, match=message):
         import_model(load_model(model))
 
 

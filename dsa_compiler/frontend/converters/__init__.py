@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
+
+from onnx import NodeProto, defs
+from tvm.relax.frontend.onnx import onnx_frontend
 
 from dsa_compiler.frontend.converters.elementwise import elementwise_converters
 from dsa_compiler.frontend.converters.movement import movement_converters
@@ -32,3 +35,30 @@ CONVERTERS: Final[Mapping[tuple[str, str], Converter]] = MappingProxyType(
         for name, converter in table.items()
     }
 )
+
+_STOCK: Final = frozenset(onnx_frontend._get_convert_map())
+
+
+def stock_converters() -> Mapping[str, Any]:
+    """Return TVM's converters of the default domain, by operator."""
+    table: Mapping[str, Any] = onnx_frontend._get_convert_map()
+    return table
+
+
+def operator_name(node: NodeProto) -> str:
+    """Return the operator of a node, with its domain unless that is the default one."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
+def is_known(node: NodeProto) -> bool:
+    """Whether the importer has a converter for the operator of a node."""
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return (domain, node.op_type) in CONVERTERS or (domain == "" and node.op_type in _STOCK)
+
+
+def has_body(name: str, opset: int) -> bool:
+    """Whether ONNX defines an operator of the default domain by others."""
+    if not defs.has(name):
+        return False
+    schema = defs.get_schema(name, opset, "")
+    return bool(schema.has_function or schema.has_context_dependent_function)

@@ -242,6 +242,6 @@ def movement_converters() -> dict[str, Converter]:
     return {
         "Concat": _concat, "DepthToSpace": _depth_to_space, "Dropout": lambda node: node.inputs[0],
         "Expand": _expand, "Flatten": _flatten, "Gather": _gather, "Identity": lambda node: node.inputs[0],
-        "Pad": _pad, "Reshape": _reshape, "ScatterND": _scatter_nd, "Slice": _slice, "SpaceToDepth": _space_to_depth, "Split": _split,
-        "Squeeze": _squeeze, "Tile": _tile, "Transpose": _transpose, "Unsqueeze": _unsqueeze,
+        "Pad": _pad, "Reshape": _reshape, "ScatterND": _scatter_nd, "Slice": _slice, "SpaceToDepth": _space_to_depth,
+        "Split": _split, "Squeeze": _squeeze, "Tile": _tile, "Transpose": _transpose, "Unsqueeze": _unsqueeze,
     }  # fmt: skip
