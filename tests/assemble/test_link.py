@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dsa_compiler.assemble.link import MOST_FLAGS, Stream, link
 from dsa_compiler.errors import Infeasible
 from dsa_compiler.isa.table import BY_CODE
-from dsa_compiler.lower.tir import allocate, buffer, core_loop, integer, sequence, tile_loop
+from dsa_compiler.lower.tir import allocate, buffer, core_loop, integer, sequence, tile_loop, when
 from dsa_compiler.program.tables import ENGINE_CODE, Binding, Program
 from dsa_compiler.simulator.machine import simulate
 from dsa_compiler.simulator.race import analyse_order
@@ -150,6 +150,30 @@ def test_constants_are_loaded_before_the_barrier() -> None:
     require_right(
         program, (np.maximum(values[0], 0).astype(np.float32) + values[1].astype(np.float32)).astype(np.float16)
     )
+
+
+def test_members_of_a_multicast_are_on_one_side_of_a_barrier() -> None:
+    """Core 0 loads shared weights first, the others something that the first kernel wrote: no core may wait apart."""
+    w, t, u = buffer("w", (ROWS, COLUMNS), "float16"), tile("t1"), tile("w1")
+
+    def add(c: Any) -> Any:
+        mine = issue("load", whole("dst", t), whole("src", A, c * 4))
+        shared = issue("load", whole("dst", u), whole("src", w))
+        return sequence(
+            allocate(u), allocate(t), when([c > 0], mine), shared, when([c < 1], mine),
+            issue("add", whole("dst", t), whole("src", t), whole("src2", u)),
+            issue("store", whole("dst", B, c * 4), whole("src", t)),
+        )  # fmt: skip
+
+    first = call_of(trace_of(FOUR, [A, B], relu_kernel(4)), 0, SIZE, constant=(True, False))
+    trace = trace_of(FOUR, [A, B, w], core_loop("c", 4, 1, add))
+    second = call_of(trace, SIZE, 2 * SIZE, 3 * SIZE, constant=(False, False, True))
+    stream = link([first, replace(second, number=1)], FOUR)
+    values = np.random.default_rng(1).standard_normal((2, ROWS, COLUMNS)).astype(np.float16)
+    output = Binding("y", 2 * SIZE, (ROWS, COLUMNS), "float16")
+    program = program_of(FOUR, stream, 4 * SIZE, [(0, values[0]), (3 * SIZE, values[1])], [output])
+    weights = np.tile(values[1][:4].astype(np.float32), (4, 1))
+    require_right(program, (np.maximum(values[0], 0).astype(np.float32) + weights).astype(np.float16))
 
 
 def test_segments_need_no_barrier() -> None:

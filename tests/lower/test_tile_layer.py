@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from dsa_compiler.errors import Infeasible
 from dsa_compiler.graph.layers import Layer
 from dsa_compiler.graph.views import View, flattened
+from dsa_compiler.lower.lower import lower_layer
 from dsa_compiler.lower.tile_layer import lower_copy_layer, lower_elementwise_layer, simplify_views
 from tests.lower.drawing import drawn
-from tests.lower.networks import Network, call, check_layer, layer, part_of, permuted, repeated
+from tests.lower.networks import Network, call, check_kernel, check_layer, layer, part_of, permuted, repeated
 from tests.lower.parts import changed, part
 
 
@@ -348,3 +349,30 @@ def test_any_copy(case: tuple[list[int], list[int], list[int], list[int]], dtype
     larger = [n + b for n, b in zip(source.shape, behind, strict=True)]
     out = part_of(network.result("y", larger, dtype), behind, source.shape)
     check_layer(network, copy(source, out, dtype), part(target), seeds=(1,), retries=7)
+
+
+# ---- movements that are no copies ----------------------------------------------------------------------------
+def right_or_refused(network: Network, made: Layer, target: str) -> None:
+    """A layer that no template takes is refused, for the CPU to run; it is never computed wrongly."""
+    try:
+        kernel = lower_layer(made, network.graph(made), part(target))
+    except Infeasible as reason:
+        assert made.calls[0].op in reason.limit
+        return
+    check_kernel(network, made, kernel, part(target))
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "edge"])
+@pytest.mark.parametrize("target", ["four", "npu-edge"])
+def test_padding(mode: str, target: str) -> None:
+    network = Network()
+    x, y = network.source("x", (1, 5, 6, 16)), network.result("y", (1, 8, 9, 16))
+    made = call("nn.pad", (0,), y.shape, pad_width=(0, 0, 1, 2, 2, 1, 0, 0), pad_value=0.5, pad_mode=mode)
+    right_or_refused(network, layer("movement", [made], [x], y), target)
+
+
+@pytest.mark.parametrize("axis", [1, 3])
+def test_reversal(axis: int) -> None:
+    network = Network()
+    x, y = network.source("x", (1, 5, 6, 16)), network.result("y", (1, 5, 6, 16))
+    right_or_refused(network, layer("movement", [call("flip", (0,), y.shape, axis=axis)], [x], y), "npu-edge")
