@@ -32,7 +32,7 @@ class Context:
         """The operand of an opcode, or None where its scope or dtype is not one that it takes."""
         definition = self.definition(opcode)
         spec = definition.spec(role) if definition else None
-        if spec is None or not accepts(spec, access):
+        if spec is None or access.index is not None or not accepts(spec, access):
             return None
         return Part(
             role, access,

@@ -23,11 +23,12 @@ from dsa_compiler.emit.outline import Leftover
 from dsa_compiler.emit.patterns import fold
 from dsa_compiler.emit.plan import Plan
 from dsa_compiler.emit.recognize_copy import copies, fills
+from dsa_compiler.emit.recognize_gather import gathers
 from dsa_compiler.emit.recognize_img2col import windows_to_rows
 from dsa_compiler.emit.recognize_matrix import products
 from dsa_compiler.emit.recognize_pair import first_products, require_same_region
 from dsa_compiler.emit.recognize_reduce import reductions
-from dsa_compiler.emit.recognize_transpose import every_other, transposes
+from dsa_compiler.emit.recognize_transpose import every_other, reversed_rows, transposes
 from dsa_compiler.emit.recognize_vector import elementwise
 from dsa_compiler.emit.recognize_window import added_windows, windows
 from dsa_compiler.emit.reduction_steps import add_partial
@@ -38,7 +39,8 @@ from dsa_compiler.target import Target
 
 Recognizer = Callable[[Nest, Context], Iterator[Plan]]
 RECOGNIZERS: tuple[Recognizer, ...] = (
-    copies, fills, transposes, every_other, windows_to_rows, products, elementwise, added_windows,
+    gathers, copies, fills, transposes, every_other, reversed_rows, windows_to_rows, products, elementwise,
+    added_windows,
 )  # fmt: skip
 """Every family of instructions; each is asked about every nest."""
 

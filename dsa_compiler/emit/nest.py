@@ -41,8 +41,9 @@ class Axis:
 class Access:
     """An affine access. `slopes[dim][axis]` are index coefficients, `base[dim]` the index where all axes are 0.
 
-    `strides[axis]` is the distance in elements between neighbours along an axis: an int, or an expression
-    where a coefficient depends on a tile variable.
+    Where a dimension's index is itself read from memory, `index` is that access, `index_dim` the dimension, whose
+    base and slopes are 0. `strides[axis]` is the distance in elements between neighbours along an axis: an int, or
+    an expression where a coefficient depends on a tile variable.
     """
 
     buffer: Var
@@ -52,6 +53,8 @@ class Access:
     slopes: tuple[tuple[int | tir.Expr, ...], ...]
     strides: tuple[int | tir.Expr, ...]
     pitches: tuple[int, ...]
+    index: Access | None = None
+    index_dim: int = -1
 
     def offset(self) -> tir.Expr:
         """The place in the buffer, in elements, where all axes are 0."""
@@ -63,6 +66,8 @@ class Access:
     def same_place(self, other: Access) -> bool:
         """Whether both touch the same element in every iteration."""
         if not self.buffer.same_as(other.buffer) or self.slopes != other.slopes:
+            return False
+        if self.index is not None or other.index is not None:
             return False
         return all(_same_expr(a, b) for a, b in zip(self.base, other.base, strict=True))
 
@@ -178,10 +183,23 @@ def access(buffer: Var, indices: list[tir.Expr], variables: list[Var]) -> Access
     if scope is None:
         raise Unmatched(f"buffer {buffer.name} is in {buffer.scope()!r}, which is no memory of the part")
     pitches = tir.buffer_strides(buffer)
-    forms = [_linear(index, variables, buffer) for index in indices]
+    place, index = _chosen_row(indices, variables)
+    if index is not None:
+        indices = [tirx.IntImm("int32", 0) if d == place else i for d, i in enumerate(indices)]
+    forms = [_linear(i, variables, buffer) for i in indices]
     slopes = tuple(tuple(_number(c) for c in form[0]) for form in forms)
     strides = tuple(_stride([s[a] for s in slopes], pitches) for a in range(len(variables)))
-    return Access(buffer, scope, str(buffer.dtype), tuple(f[1] for f in forms), slopes, strides, tuple(pitches))
+    base = tuple(f[1] for f in forms)
+    return Access(buffer, scope, str(buffer.dtype), base, slopes, strides, tuple(pitches), index, place)
+
+
+def _chosen_row(indices: list[tir.Expr], variables: list[Var]) -> tuple[int, Access | None]:
+    """The dimension whose index is read from memory, and that access; (-1, None) where there is none."""
+    for dim, index in enumerate(indices):
+        inner = index.value if isinstance(index, tirx.Cast) else index
+        if isinstance(inner, TensorLoad):
+            return dim, access(inner.source, list(inner.indices), variables)
+    return -1, None
 
 
 def _linear(index: tir.Expr, variables: list[Var], buffer: Var) -> tuple[list[tir.Expr], tir.Expr]:

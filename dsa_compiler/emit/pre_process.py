@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from tvm import tirx
@@ -12,7 +13,7 @@ from dsa_compiler.emit.accumulation import Accumulation, accumulation, reduced_a
 from dsa_compiler.emit.context import Context
 from dsa_compiler.emit.expression import Apply, Const, Load, Node, Unmatched, spell
 from dsa_compiler.emit.kernel_pass import KernelPass, Scope
-from dsa_compiler.emit.nest import Nest, extract
+from dsa_compiler.emit.nest import Access, Nest, extract
 from dsa_compiler.emit.neutral import neutral
 from dsa_compiler.emit.patterns import fold
 from dsa_compiler.emit.recognize_matrix import factors
@@ -21,6 +22,7 @@ from dsa_compiler.emit.recognize_window import window_plan
 from dsa_compiler.emit.reduction_steps import reduce_stepwise
 from dsa_compiler.emit.restride import Restride
 from dsa_compiler.emit.vector_engine import VectorEngine
+from dsa_compiler.emit.windows import is_still
 from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.target import Target
 
@@ -65,9 +67,11 @@ class PreProcess(KernelPass):
             data = replace(data, value=fold(data.value))
         except Unmatched:
             return nest
-        if data.guards:
+        if data.guards or data.store.index is not None:
             return nest
         if isinstance(data.value, Load):
+            if data.loads[data.value.slot].index is not None:
+                return nest
             split = Restride(nest, data, self.target, scope).split()
             if split is not None:
                 return split
@@ -77,9 +81,24 @@ class PreProcess(KernelPass):
         if added is not None and reduced_axes(data.store):
             return self._accumulating(nest, data, added, scope)
         found = single(data.value)
-        if found is not None and _reachable(data, found[1]):
+        aligned = self._aligned(scope)
+        whole = found is not None and _reachable(data, found[1])
+        if found is not None and whole and (found[0].op == "copy" or _all_aligned(data, found[1], aligned)):
             return nest
-        return Splitter(nest, data, self.target, self.round_each).split(data.value)
+        return Splitter(nest, data, self.target, self.round_each, aligned).split(data.value)
+
+    def _aligned(self, scope: Scope) -> Callable[[Access], bool]:
+        """Whether an access starts where the part's alignment allows it."""
+        engine = VectorEngine(self.target, scope)
+
+        def aligned(access: Access) -> bool:
+            try:
+                engine.require_aligned_base(access)
+            except Unmatched:
+                return False
+            return True
+
+        return aligned
 
     def _accumulating(self, nest: Stmt, data: Nest, added: Accumulation, scope: Scope) -> Stmt:
         """The expression that is accumulated, in a temporary, unless an instruction takes it with it."""
@@ -90,7 +109,8 @@ class PreProcess(KernelPass):
             steps = reduce_stepwise(nest, data, added, self.target, scope)
             return nest if steps is None else self._again(steps, scope)
         root = Apply(added.op, (added.acc, added.rest), added.acc.dtype)
-        return self._again(Splitter(nest, data, self.target, self.round_each).split(root), scope)
+        splitter = Splitter(nest, data, self.target, self.round_each, self._aligned(scope))
+        return self._again(splitter.split(root), scope)
 
     def _again(self, stmt: Stmt, scope: Scope) -> Stmt:
         """What came of splitting an accumulation may need splitting itself."""
@@ -107,6 +127,10 @@ class PreProcess(KernelPass):
         except Unmatched:
             return False
         return True
+
+
+def _all_aligned(data: Nest, leaves: tuple[Load, ...], aligned: Callable[[Access], bool]) -> bool:
+    return all(aligned(data.loads[l.slot]) for l in leaves)
 
 
 def _fused(rest: Node, op: str) -> bool:
@@ -134,7 +158,8 @@ def _is_copy(data: Nest) -> bool:
 
 
 def _reachable(data: Nest, leaves: tuple[Load, ...]) -> bool:
-    return not any(scope in MEMORIES for scope in (data.store.scope, *(data.loads[l.slot].scope for l in leaves)))
+    accesses = [data.loads[l.slot] for l in leaves]
+    return not any(a.scope in MEMORIES or a.index is not None for a in (data.store, *accesses))
 
 
 def strip_free(node: Node) -> Node:
@@ -153,8 +178,11 @@ def _core(node: Apply) -> Apply:
 class Splitter:
     """Splits one nest. Values are numbered nodes of the tree; equal nodes are computed once."""
 
-    def __init__(self, nest: Stmt, data: Nest, target: Target, round_each: bool) -> None:
+    def __init__(
+        self, nest: Stmt, data: Nest, target: Target, round_each: bool, aligned: Callable[[Access], bool]
+    ) -> None:
         self.data = data
+        self.aligned = aligned
         self.target = target
         self.loops, body = tir.peel(nest)
         self.store: BufferStore = body
@@ -201,8 +229,12 @@ class Splitter:
                 self._materialize(arg, arg, node)
             elif isinstance(arg, Const):
                 self._constant(arg)
-            elif self.data.loads[arg.slot].scope in MEMORIES:
+            elif self._must_be_staged(self.data.loads[arg.slot]):
                 self._materialize(arg, Apply("copy", (arg,), arg.dtype), node)
+
+    def _must_be_staged(self, access: Access) -> bool:
+        """Whether the vector engine cannot read an operand where it is."""
+        return access.scope in MEMORIES or access.index is not None or not self.aligned(access)
 
     def _materialize(self, node: Node, operation: Apply, consumer: Apply) -> None:
         """Store the value of a node in a place of its own."""
@@ -248,8 +280,9 @@ class Splitter:
     def _axes(self, node: Node) -> frozenset[int]:
         """The axes on which a value depends."""
         if isinstance(node, Load):
-            strides = self.data.loads[node.slot].strides
-            return frozenset(n for n, s in enumerate(strides) if not (isinstance(s, int) and s == 0))
+            load = self.data.loads[node.slot]
+            walked = [load.strides, *([load.index.strides] if load.index is not None else [])]
+            return frozenset(n for strides in walked for n, s in enumerate(strides) if not is_still(s))
         if isinstance(node, Apply):
             return frozenset().union(*(self._axes(a) for a in node.args))
         return frozenset()

@@ -30,7 +30,9 @@ def windows_to_rows(nest: Nest, context: Context) -> Iterator[Plan]:
     if not isinstance(nest.value, Load) or nest.guards or nest.store.scope != "l0a":
         return
     source = nest.loads[nest.value.slot]
-    if source.scope != "l1" or source.dtype != nest.store.dtype or context.definition("img2col") is None:
+    if source.scope != "l1" or source.index is not None or source.dtype != nest.store.dtype:
+        return
+    if context.definition("img2col") is None:
         return
     if nest.otherwise is not None and not float(nest.otherwise).is_integer():
         raise Unmatched(f"img2col pads with whole numbers, not {nest.otherwise}")

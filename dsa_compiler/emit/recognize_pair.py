@@ -72,7 +72,7 @@ def _bias(init: Nest, update: Nest, plan: Plan, context: Context) -> Placed:
     context.engine.require_aligned_base(access)
     access = _renumbered(access, init, update)
     rhs = plan.operands[2]
-    _require_row(update, access, plan)
+    _require_row(update, access, plan, context)
     return Placed(
         "bias", access, access.base, (1, rhs.extents[1]), (1, rhs.bounds[1]),
         (context.engine.unit_elements(access), 1),
@@ -90,7 +90,7 @@ def _renumbered(access: Access, init: Nest, update: Nest) -> Access:
     return replace(access, slopes=slopes, strides=strides)
 
 
-def _require_row(update: Nest, access: Access, plan: Plan) -> None:
+def _require_row(update: Nest, access: Access, plan: Plan, context: Context) -> None:
     """Within an instruction the bias moves along the columns of the accumulator and stands along its rows."""
     inside = [n for n in range(len(update.axes)) if n not in plan.outer]
     for n in inside:
@@ -99,6 +99,6 @@ def _require_row(update: Nest, access: Access, plan: Plan) -> None:
             raise Unmatched("the bias is no row of the accumulator")
     if plan.operands[2].bounds[1] > 1 and not any(access.strides[n] == 1 for n in inside):
         raise Unmatched("the bias is no row of the accumulator")
-    unit_loops = [access.strides[n] for n in plan.outer]
-    if any(not isinstance(s, int) for s in unit_loops):
-        raise Unmatched("the bias moves by a distance that depends on a tile")
+    unit = context.engine.unit_elements(access)
+    if any(not isinstance(s, int) or s % unit for s in (access.strides[n] for n in plan.outer)):
+        raise Unmatched("the bias does not move by whole rows")

@@ -64,6 +64,25 @@ def every_other(nest: Nest, context: Context) -> Iterator[Plan]:
         yield Plan("deinterleave", (target, origin), {"phase": phase}, fit.outer)
 
 
+def reversed_rows(nest: Nest, context: Context) -> Iterator[Plan]:
+    """Plans of a copy on the vector engine that walks its source's rows from back to front."""
+    if not isinstance(nest.value, Load) or nest.predicate or nest.guards:
+        return
+    source = nest.loads[nest.value.slot]
+    back = [n for n, s in enumerate(source.strides) if s == -1 and nest.store.strides[n] == 1]
+    dst, src = context.part("reverse", "dst", nest.store), context.part("reverse", "src", source)
+    if not back or dst is None or src is None:
+        return
+    axis = nest.axes[back[0]]
+    last = axis.extent - 1
+    base = tuple(b + last * s[back[0]] for b, s in zip(source.base, source.slopes, strict=True))
+    strides = tuple(1 if n == back[0] else s for n, s in enumerate(source.strides))
+    parts = [dst, replace(src, access=replace(source, base=base, strides=strides))]
+    for fit in context.engine.fits(nest.axes, parts, unmergeable=frozenset(back)):
+        if fit.groups[-1].axes == (back[0],):
+            yield Plan("reverse", (placed(parts[0], fit, 0), placed(parts[1], fit, 1)), outer=fit.outer)
+
+
 def _phase(source: Access, context: Context) -> tuple[int, tuple[tir.Expr, ...]]:
     """Whether the first element is the second of a pair that starts aligned, and the pair's start."""
     last = context.scope.simplify(source.base[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from dsa_compiler.emit.context import Context
 from dsa_compiler.emit.expression import Apply, Load, Node, Unmatched, Unsuited
@@ -58,9 +59,21 @@ def elementwise(nest: Nest, context: Context) -> Iterator[Plan]:
     if found is None:
         return
     operation, leaves = found
+    if operation.op == "copy":
+        yield from _slides(nest, nest.loads[leaves[0].slot], context)
     if context.definition(operation.op) is None:
         raise Unmatched(f"the part has no instruction for {operation.op}")
     yield from plans_of(operation.op, nest, [nest.loads[l.slot] for l in leaves], dict(operation.params), context)
+
+
+def _slides(nest: Nest, source: Access, context: Context) -> Iterator[Plan]:
+    """Copies within L1 from a place that is not aligned."""
+    dst, src = context.part("slide", "dst", nest.store), context.part("slide", "src", source)
+    if dst is None or src is None or source.dtype != nest.store.dtype:
+        return
+    with suppress(Unmatched):
+        for fit in context.engine.fits(nest.axes, [dst, src], ranks=(1, 2)):
+            yield Plan("slide", (placed(dst, fit, 0), placed(src, fit, 1)), outer=fit.outer)
 
 
 def plans_of(

@@ -44,12 +44,28 @@ class Restride:
         src, dst = self.source, self.nest.store
         if any(a == b == 1 for a, b in zip(src.strides, dst.strides, strict=True)) or not self.nest.axes:
             return None
+        back = [n for n, s in enumerate(src.strides) if s == -1 and dst.strides[n] == 1]
+        if back and src.scope in MEMORIES and dst.scope == "l1" and not self.nest.predicate:
+            return self._reversed(back[0])
         backwards = any(isinstance(s, int) and s < 0 for s in (*src.strides, *dst.strides))
         if backwards or self._padded_from_one(src, dst):
             return None
         if src.scope in MEMORIES and dst.scope == "l1":
             return self._load()
         return self._store() if dst.scope in MEMORIES and src.scope in ("l1", "l0c") else None
+
+    def _reversed(self, axis: int) -> Stmt:
+        """Rows copied as they are, then reversed."""
+        found = self.nest.axes[axis]
+        loops, store = self._parts()
+        held = temporary("staged", self.nest.store.dtype, self.nest.axes, self._rows(axis), axis, self.target)
+        back = {found.var: found.extent - 1 - found.var}
+        read = tir.substitute(held.read(), back)
+        return tir.sequence([
+            held.allocation,
+            held.write(loops, tir.substitute(store.value, back)),
+            tir.renew(tir.enclose(loops, BufferStore(store.buffer, read, list(store.indices)))),
+        ])  # fmt: skip
 
     def _padded_from_one(self, src: Access, dst: Access) -> bool:
         """Whether the source has one element along the destination's rows and the rest is padding."""

@@ -83,7 +83,7 @@ class VectorEngine:
 
         Axes in `unmergeable` stay by themselves.
         """
-        groups = self.merged(axes, parts, unmergeable)
+        groups = self.merged(axes, parts, unmergeable, backwards=True)
         for part in parts:
             if part.base_aligned:
                 self.require_aligned_base(part.access)
@@ -98,11 +98,18 @@ class VectorEngine:
         return found
 
     def merged(
-        self, axes: Sequence[Axis], parts: Sequence[Part], unmergeable: frozenset[int] = frozenset()
+        self,
+        axes: Sequence[Axis],
+        parts: Sequence[Part],
+        unmergeable: frozenset[int] = frozenset(),
+        backwards: bool = False,
     ) -> list[Group]:
-        """The axes with everything merged that all operands walk as one; raises `Unmatched` on other strides."""
+        """The axes with everything merged that all operands walk as one.
+
+        Raises `Unmatched` on strides that are no numbers, and on negative ones unless `backwards`.
+        """
         groups = self._merge([self._group(n, a, parts) for n, a in enumerate(axes)], unmergeable)
-        self._require_numbers(groups, parts)
+        self._require_numbers(groups, parts, backwards)
         return groups
 
     def _group(self, number: int, axis: Axis, parts: Sequence[Part]) -> Group:
@@ -145,12 +152,12 @@ class VectorEngine:
         return Group(outer.axes + inner.axes, extent, outer.bound * inner.bound, inner.strides, exact)
 
     @staticmethod
-    def _require_numbers(groups: Sequence[Group], parts: Sequence[Part]) -> None:
+    def _require_numbers(groups: Sequence[Group], parts: Sequence[Part], backwards: bool) -> None:
         for group in groups:
             for stride, part in zip(group.strides, parts, strict=True):
                 if not isinstance(stride, int):
                     raise Unmatched(f"a stride of {part.access.buffer.name} depends on a tile: {stride}")
-                if stride < 0:
+                if stride < 0 and not backwards:
                     raise Unmatched(f"{part.access.buffer.name} is walked backwards")
 
     def _place(
@@ -184,6 +191,8 @@ class VectorEngine:
     @staticmethod
     def _check_innermost(group: Group, parts: Sequence[Part]) -> None:
         for stride, part in zip(group.strides, parts, strict=True):
+            if isinstance(stride, int) and stride < 0:
+                raise Unmatched(f"{part.access.buffer.name} is walked backwards")
             if stride == 1 or (stride == 0 and part.broadcast and not part.written):
                 continue
             raise Unmatched(f"no axis is contiguous in every operand: {part.access.buffer.name} has stride {stride}")
@@ -201,7 +210,8 @@ class VectorEngine:
     def _may_be_inside(self, group: Group, parts: Sequence[Part]) -> bool:
         limits = self.target.limits
         widest = max(int(s) * item_bytes(p.access.dtype) for s, p in zip(group.strides, parts, strict=True))
-        return group.bound <= limits.extent and widest <= limits.stride
+        forwards = all(int(s) >= 0 for s in group.strides)
+        return forwards and group.bound <= limits.extent and widest <= limits.stride
 
     def _split_long(self, group: Group, rank: int) -> list[Group]:
         """An innermost group longer than an extent may be, as rows of equal length."""

@@ -77,7 +77,7 @@ def test_work_that_is_left_is_counted_too(v1):
     def left(x: T.Buffer((4, 64), "float16"), y: T.Buffer((64,), "float16", scope="global.l1")):
         for t in T.serial(4, annotations={"dsac.tile": 1}):
             for i in range(64):
-                y[i] = x[t, 63 - i]
+                y[i] = x[t, i % 7]
 
     result = emit_kernel(left, v1)
     assert result.left == Work(bytes=512) and result.emitted == Work()

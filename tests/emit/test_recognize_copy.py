@@ -177,13 +177,15 @@ def test_an_index_that_is_not_linear_is_left(v1):
     assert reasons(modular, v1) == ["an index of x is not linear in the loop variables"]
 
 
-def test_a_backward_copy_is_left(v1):
+def test_a_backward_move_is_left(v1):
     @T.prim_func(s_tir=True)
-    def backward(x: T.Buffer((64,), "float16"), y: T.Buffer((64,), "float16", scope="global.l1")):
-        for i in range(64):
-            y[i] = x[63 - i]
+    def backward(
+        x: T.Buffer((16, 64), "float16", scope="global.l1"), y: T.Buffer((16, 64), "float16", scope="global.l0a")
+    ):
+        for i, j in T.grid(16, 64):
+            y[i, j] = x[i, 63 - j]
 
-    assert reasons(backward, v1) == ["x is walked backwards"]
+    assert "x is walked backwards" in reasons(backward, v1)[0]
 
 
 def test_no_instruction_rounds_and_pads(v1):
@@ -194,3 +196,21 @@ def test_no_instruction_rounds_and_pads(v1):
 
     machine = assert_emitted(both, v1)
     assert machine.counts == {"store_fill": 2, "store_round": 1}
+
+
+def test_rows_in_reverse_order_are_a_loop(part):
+    @T.prim_func(s_tir=True)
+    def flipped(x: T.Buffer((5, 3, 64), "float16"), y: T.Buffer((5, 3, 64), "float16", scope="global.l1")):
+        for i, j, c in T.grid(5, 3, 64):
+            y[i, j, c] = x[4 - i, j, c]
+
+    assert assert_emitted(flipped, part).counts == {"load": 5}
+
+
+def test_rows_back_to_front_are_reversed_in_l1(part):
+    @T.prim_func(s_tir=True)
+    def mirrored(x: T.Buffer((5, 60), "float16"), y: T.Buffer((5, 64), "float16", scope="global.l1")):
+        for i, c in T.grid(5, 60):
+            y[i, c] = x[i, 59 - c]
+
+    assert assert_emitted(mirrored, part).counts == {"load": 1, "reverse": 1}

@@ -118,7 +118,7 @@ def test_one_element_a_row_is_a_legal_operand(v1):
         ((8, 20), lambda i, j: (i, j), "rows of src in l1 are 20 elements of float16 apart, which is not aligned"),
         ((8, 64), lambda i, j: (i, j + 3), "src in l1 starts at element 3, which is not aligned"),
         ((8, 128), lambda i, j: (i, j * 2), "no axis is contiguous in every operand: src has stride 2"),
-        ((8, 64), lambda i, j: (i, 40 - j), "src is walked backwards"),
+        ((8, 64), lambda i, j: (i, 48 - j), "src is walked backwards"),
         ((8, 64), lambda i, j: (i, 0), "no axis is contiguous in every operand: src has stride 0"),
     ],
 )
