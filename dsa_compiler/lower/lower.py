@@ -40,6 +40,8 @@ def lower_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 
     """
     if any(k == "call" for k, _ in layer.calls[layer.master].args) and layer.kind not in _COMPUTED:
         raise InternalError("its anchor reads a call of its own layer", where=layer.name)
+    if layer.kind == "movement" and layer.calls[layer.master].op != "copy":
+        raise Infeasible(f"movements of kind {layer.calls[layer.master].op}", 1, 0, where=layer.name)
     template = TEMPLATES.get(layer.kind)
     if template is None:
         raise Infeasible(f"layers of kind {layer.kind}", 1, 0, where="lower")
