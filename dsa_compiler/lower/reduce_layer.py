@@ -22,6 +22,9 @@ from dsa_compiler.lower.tir import Buffer, Expr, Stmt, cast, constant, integer, 
 from dsa_compiler.lower.window_kernel import lowest
 from dsa_compiler.target import Target
 
+LEAST_NARROW = 1e-8
+"""The least epsilon of a variance whose reciprocal root is safe in a 16-bit float."""
+
 Element = Callable[..., Expr]
 Finish = Callable[[TileContext, Expr, Sequence[Expr]], Expr]
 
@@ -95,11 +98,11 @@ class _Tile:
             return self.each_row(target, value)
         return nest(axes, lambda *at: store(target, list(at), cast(value(*at), str(target.dtype))))
 
-    def statistic(self, name: str, dtype: str) -> tuple[Buffer, Stmt]:
-        """A buffer with one element a row; gaps between rows hold ones."""
+    def statistic(self, name: str, dtype: str, *, filled: bool = False) -> tuple[Buffer, Stmt]:
+        """A buffer with one element a row; gaps between rows hold ones if `filled`, as `each_statistic` needs."""
         shape = [1 if a in self.reduced else e for a, (_, e) in enumerate(self.context.axes)]
         target, allocation = self.context.scratch(name, shape, dtype)
-        if len(shape) - 1 not in self.reduced:
+        if len(shape) - 1 not in self.reduced or not filled:
             return target, allocation
         axes = [(n, int(e)) for (n, _), e in zip(self.context.axes, target.shape, strict=True)]
         return target, sequence(allocation, nest(axes, lambda *at: store(target, list(at), constant(1.0, dtype))))
@@ -128,7 +131,7 @@ def lower_softmax_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank
         source = str(tile.context.tiles[0].dtype)
         top, a0 = tile.statistic("top", source)
         e, a1 = tile.whole("powers", "float32" if source == "float32" else source)
-        total, a2 = tile.statistic("total", "float32")
+        total, a2 = tile.statistic("total", "float32", filled=True)
         wide = lambda v: cast(v, computation_dtype(source))  # noqa: E731
         below_top = lambda *at: x(*at) - wide(top[tuple(tile.row(at))])  # noqa: E731
         steps = [a0, tile.fold(top, lowest(source), tirx.max, x)]
@@ -187,20 +190,22 @@ def lower_norm_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: i
         steps: list[Stmt | None] = []
         value = x
         if centred:
-            total, a0 = tile.statistic("total", "float32")
+            total, a0 = tile.statistic("total", "float32", filled=source == "float32")
             steps += [a0, tile.fold(total, 0.0, _add, x)]
             mean, a1 = tile.narrow(total, "mean", source, lambda *at: total[tuple(at)] * scale)
             centre, a2 = tile.whole("centre", source)
             wide = lambda v: cast(v, computation_dtype(source))  # noqa: E731
             steps += [a1, a2, tile.each(centre, lambda *at: x(*at) - wide(mean[tuple(tile.row(at))]))]
             value = lambda *at: wide(centre[tuple(at)])  # noqa: E731
-        spread_of, a3 = tile.statistic("spread", "float32")
+        spread_of, a3 = tile.statistic("spread", "float32", filled=True)
         steps += [a3, *_squares(tile, spread_of, value)]
         steps.append(tile.each_statistic(spread_of, lambda *at: spread_of[tuple(at)] * scale + constant(epsilon, "float32")))
         root = lambda *at: constant(1.0, "float32") / tirx.sqrt(spread_of[tuple(at)])  # noqa: E731
         steps.append(tile.each_statistic(spread_of, root))
-        share, a4 = (spread_of, None) if source == "float32" else tile.narrow(spread_of, "share", source, lambda *at: spread_of[tuple(at)])
-        steps.append(a4)
+        share: Buffer = spread_of
+        if source != "float32" and epsilon > LEAST_NARROW:
+            share, a4 = tile.narrow(spread_of, "share", source, lambda *at: spread_of[tuple(at)])
+            steps.append(a4)
         operand = lambda n, at: cast(tile.context.element(n, at), "float32")  # noqa: E731
 
         def result(*at: Expr) -> Expr:

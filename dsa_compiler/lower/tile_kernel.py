@@ -180,9 +180,12 @@ class TileKernel:
         axes = tuple((f"i{a}", e) for a, e in enumerate((*self.space.tile[:-1], extent)))
         tiles, stmts = [], []
         for number, operand in enumerate(self.operands):
-            tile = self.held.get(number) or self._buffer(f"in{number}", operand.dtype, operand.varies, extent)
+            if number in self.held:
+                tiles.append(self.held[number])
+                continue
+            tile = self._buffer(f"in{number}", operand.dtype, operand.varies, extent)
             tiles.append(tile)
-            if number not in self.held and (only is None or number in only):
+            if only is None or number in only:
                 stmts += [allocate(tile, self.ring), self._load(tile, operand, starts, extent)]
         if self.compute is None:
             out = tiles[0]
