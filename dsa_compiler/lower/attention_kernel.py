@@ -4,8 +4,11 @@ Three stages follow one another, each a step behind the one before, so that the 
 of step u, softmax of step u - 1, weighted values of step u - 2. What passes between them lies in `SLOTS` slots:
 
     step u        scores = q k^T, through l0c and the epilogue into a row block in L1
-    step u - 1    top = max(scores); scores = exp(scores - top); share = 1 / sum(scores)
-    step u - 2    out = (scores v) * share, through the epilogue, to ddr
+    step u - 1    top = max(scores); scores = exp(scores - top)
+    step u - 2    (mix, total) = scores (v, 1); out = mix / total, through the epilogue, to ddr
+
+The sums of the exponentials come from the matrix engine, by a column of ones beside the values: the vector engine is
+the busiest, and accumulators are float32.
 """
 
 from __future__ import annotations
@@ -138,12 +141,10 @@ class AttentionKernel:
         wide = self.pitch(p.keys, p.dtype)
         key_shape = (p.keys, self.pitch(p.depth, p.dtype)) if self.o.k_by_key else (p.depth, wide)
         self.k1 = buffer("k1", (t.ahead, *key_shape), p.dtype, "l1")
-        self.v1 = buffer("v1", (t.ahead, p.keys, self.pitch(p.width, p.dtype)), p.dtype, "l1")
+        self.v1 = buffer("v1", (t.ahead, p.keys, self.pitch(p.width + 1, p.dtype)), p.dtype, "l1")
         self.scores = buffer("scores", (SLOTS, t.rows, wide), p.dtype, "l1")
         self.top = buffer("top", (t.rows, self.pitch(1, p.dtype)), p.dtype, "l1")
-        self.total = buffer("total", (t.rows, self.pitch(1, "float32")), "float32", "l1")
-        self.share = buffer("share", (SLOTS, t.rows, self.pitch(1, "float32")), "float32", "l1")
-        held = [self.k1, self.v1, self.scores, self.top, self.total, self.share]
+        held = [self.k1, self.v1, self.scores, self.top]
 
         def step(u: Expr) -> Stmt:
             stages = (self._scores, self._softmax, self._values)
@@ -246,19 +247,10 @@ class AttentionKernel:
                 lambda r, n: when([self._inside(s, r)], store(self.scores, [s.slot, r, n], cast(value(r, n), p.dtype))),
             )
 
-        share = nest(
-            [("r", self.t.rows)],
-            lambda r: when(
-                [self._inside(s, r)],
-                store(self.share, [s.slot, r, zero], constant(1.0, "float32") / self.total[r, zero]),
-            ),
-        )
         return sequence(
             self._fold(s, self.top, lowest(p.dtype), tirx.max),
             write(lambda r, n: wide(r, n) - cast(self.top[r, zero], "float32")),
             write(lambda r, n: tirx.exp(wide(r, n))),
-            self._fold(s, self.total, 0.0, lambda a, b: a + b),
-            share,
         )
 
     def _fold(self, s: _Step, target: Buffer, first: float, combine: Callable[[Expr, Expr], Expr]) -> Stmt:
@@ -279,13 +271,19 @@ class AttentionKernel:
     def _values(self, s: _Step) -> Stmt:
         p, t, o = self.p, self.t, self.o
         dtype = str(o.out.dtype)
-        acc = buffer("mix", (t.rows, accumulator_pitch(p.width, "float32", self.target)), "float32", "l0c")
+        acc = buffer("mix", (t.rows, accumulator_pitch(p.width + 1, "float32", self.target)), "float32", "l0c")
+        share = buffer("share", (t.rows, self.pitch(1, "float32")), "float32", "l1")
+        zero = integer(0)
+        divide = nest(
+            [("r", t.rows)],
+            lambda r: when([self._inside(s, r)], store(share, [r, zero], constant(1.0, "float32") / acc[r, p.width])),
+        )
         chunks = tile_loop("chunk", ceil_div(p.keys, t.chunk), lambda ki: self._value_chunk(s, ki, acc))
         extras, loads = self._load_extras(o.out_extras, s, p.width, "other")
         out1 = buffer("out1", (t.rows, self.pitch(p.width, dtype)), dtype, "l1")
 
         def finish(r: Expr, n: Expr) -> Stmt:
-            mixed = acc[r, n] * self.share[s.slot, r, integer(0)]
+            mixed = acc[r, n] * share[r, zero]
             values = [_element(tile, extra, r, n) for tile, extra in extras]
             return when([self._inside(s, r)], store(out1, [r, n], cast(o.out_epilogue(mixed, values), dtype)))
 
@@ -293,7 +291,8 @@ class AttentionKernel:
         back = nest(
             axes, lambda r, n: when([self._inside(s, r)], store(o.out, o.out_index(s.b, s.row + r, n), out1[r, n]))
         )
-        return sequence(allocate(acc, 2), chunks, *loads, allocate(out1, 2), nest(axes, finish), back)
+        work = sequence(allocate(share, 2), divide, allocate(out1, 2), nest(axes, finish), back)
+        return sequence(allocate(acc, 2), chunks, *loads, work)
 
     def _value_chunk(self, s: _Step, ki: Expr, acc: Buffer) -> Stmt:
         p, t, o = self.p, self.t, self.o
@@ -301,7 +300,8 @@ class AttentionKernel:
         slot = self._held(s)
         valid = lambda k: below(k0 + k, p.keys, ceil_div(p.keys, t.chunk) * t.chunk - 1)  # noqa: E731
         a0 = buffer("w0", (t.rows, operand_pitch(t.chunk, p.dtype, self.target)), p.dtype, "l0a")
-        b0 = buffer("v0", (t.chunk, operand_pitch(p.width, p.dtype, self.target)), p.dtype, "l0b")
+        width = p.width + 1
+        b0 = buffer("v0", (t.chunk, operand_pitch(width, p.dtype, self.target)), p.dtype, "l0b")
         load = nest(
             [("k", t.chunk), ("n", p.width)],
             lambda k, n: when([valid(k)], store(self.v1, [slot, k0 + k, n], o.v[tuple(o.v_index(s.b, k0 + k, n))])),
@@ -310,13 +310,19 @@ class AttentionKernel:
             [("r", t.rows), ("k", t.chunk)],
             lambda r, k: when([self._inside(s, r), valid(k)], store(a0, [r, k], self.scores[s.slot, r, k0 + k])),
         )
-        move_b = nest([("k", t.chunk), ("n", p.width)], lambda k, n: when([valid(k)], store(b0, [k, n], self.v1[slot, k0 + k, n])))
+        fill = nest(
+            [("k", t.chunk), ("n", self.pitch(width, p.dtype) - p.width)],
+            lambda k, n: when([valid(k)], store(self.v1, [slot, k0 + k, n + p.width], constant(1.0, p.dtype))),
+        )
+        move_b = nest(
+            [("k", t.chunk), ("n", width)], lambda k, n: when([valid(k)], store(b0, [k, n], self.v1[slot, k0 + k, n]))
+        )
         inside = lambda r, n: [self._inside(s, r)]  # noqa: E731
-        start = self._product(acc, a0, b0, p.width, t.chunk, inside, valid, first=True)
+        start = self._product(acc, a0, b0, width, t.chunk, inside, valid, first=True)
         first = is_zero(ki)
-        more = None if first is True else self._product(acc, a0, b0, p.width, t.chunk, inside, valid, first=False)
+        more = None if first is True else self._product(acc, a0, b0, width, t.chunk, inside, valid, first=False)
         return sequence(
-            when([s.first], load), allocate(a0, 2), move_a, allocate(b0, 2), move_b, when([first], start, more)
+            when([s.first], sequence(load, fill)), allocate(a0, 2), move_a, allocate(b0, 2), move_b, when([first], start, more)
         )
 
     # ---- operands of the epilogues -----------------------------------------------------------------------------

@@ -268,7 +268,9 @@ def choose_tile(
     `bytes_per_element` counts all buffers of a tile with their rings; axes in `whole` are never divided. Raises
     `Infeasible` if the undivided axes alone do not fit.
     """
-    budget = target.memory["l1"].size / bytes_per_element
+    unit = target.row_elements(2)
+    padding = ceil_div(extents[-1], unit) * unit / extents[-1] if extents else 1.0
+    budget = target.memory["l1"].size / (bytes_per_element * padding)
     total = 1
     for e in extents:
         total *= e
@@ -279,7 +281,6 @@ def choose_tile(
         size *= e
     if size > budget:
         raise Infeasible("l1", int(size * bytes_per_element), target.memory["l1"].size, where="lower.tile_kernel")
-    unit = target.row_elements(2)
     for axis in reversed(range(len(extents))):
         if axis in whole:
             continue

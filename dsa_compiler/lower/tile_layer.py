@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dsa_compiler.graph.layers import Layer, LayerGraph
+from dsa_compiler.graph.layers import Layer, LayerGraph, Tensor
 from dsa_compiler.graph.views import View, flattened
 from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.lower.binding import LoweredKernel, Parameter, Reach, reach, row_pitch, varying
@@ -75,9 +75,7 @@ def view_parameter(place: Reach, view: View, graph: LayerGraph) -> Parameter:
 
 def simplify_views(views: Sequence[View], out: View, graph: LayerGraph, target: Target) -> tuple[list[View], View]:
     """The same elements with as few dimensions as possible: neighbours that every view walks as one are joined."""
-    everything = [*views, out]
-    if all(row_pitch(graph.tensors[v.tensor], target) == graph.tensors[v.tensor].columns for v in everything):
-        everything = [flattened(v, graph.tensors[v.tensor].columns) for v in everything]
+    everything = [_flat(v, graph.tensors[v.tensor], target) for v in (*views, out)]
     dim = 0
     while dim + 1 < len(everything[-1].shape):
         joined = [join_dimensions(v, dim) for v in everything]
@@ -86,6 +84,11 @@ def simplify_views(views: Sequence[View], out: View, graph: LayerGraph, target: 
         else:
             dim += 1
     return everything[:-1], everything[-1]
+
+
+def _flat(view: View, tensor: Tensor, target: Target) -> View:
+    """The view in columns alone if the rows of its tensor lie without gaps."""
+    return flattened(view, tensor.columns) if row_pitch(tensor, target) == tensor.columns else view
 
 
 def join_dimensions(view: View, dim: int) -> View | None:
