@@ -174,12 +174,10 @@ def _barriers(
         rows["chip_core"], rows["cluster"] = cores, cores // target.cores_per_cluster
         rows["core"] = cores % target.cores_per_cluster
         rows["kernel"], rows["node"], rows["segment"] = call.number, call.node, call.segment
-        first = np.full(target.cores, 1, np.int64)
         mine = entries[reads & (entries["kernel"] == call.number)]
-        late = np.full(target.cores, np.iinfo(np.int64).max)
-        np.minimum.at(late, mine["chip_core"], mine["order"])
-        first = np.where(late < np.iinfo(np.int64).max, late - 1, 1)
-        rows["order"] = np.where(rows["engine"] == _STORE, 0, first[cores])
+        # at one place in all queues, so that no multicast has members on both sides
+        first = int(mine["order"].min()) - 1 if len(mine) else 1
+        rows["order"] = np.where(rows["engine"] == _STORE, 0, first)
         result.append(rows)
         group += 1
     return result
