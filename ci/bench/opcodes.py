@@ -28,10 +28,10 @@ def measure(chosen: tuple[str, ...], every: bool, cases: tuple[str, ...]) -> Fin
             model = models.build(name) if name in models.names() else part_one(name)
             try:
                 executable = dsac.compile(model, part, precision or "float16")
+                counts = executable.report["opcodes"]
             except dsac.DsacError as error:
                 found.notes.append(f"{name} on {part}: {type(error).__name__}: {error}")
                 continue
-            counts = executable.report["opcodes"]
             new = sorted(set(counts) - set(seen))
             seen.update(counts)
             found.rows.append((name, part, precision, len(executable.program), len(counts), ", ".join(new)))
