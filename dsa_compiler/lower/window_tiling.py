@@ -146,7 +146,9 @@ class _Model:
             out / store.port_bandwidth + store.startup + flags,
         )
         shared = (loads + out) * tiles / steps / ddr.bandwidth
-        busiest = max(*stages, shared)
+        # a buffer of the ring of two is free again when its tile has been worked on
+        turn = (max(stages[0], stages[2]) + stages[1] + ddr.latency) / 2
+        busiest = max(*stages, shared, turn)
         first = max(stages[0], loads * t.cores / ddr.bandwidth)
         last = max(stages[2], out * t.cores / ddr.bandwidth)
         passing = first + stages[1] + last
