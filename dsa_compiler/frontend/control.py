@@ -48,7 +48,7 @@ def take_branch(model: ModelProto, name: str, which: str) -> None:
 def join_branches(model: ModelProto) -> bool:
     """Turn, in place, every `If` of the model's graph into both branches and a choice; whether there was any."""
     graph = model.graph
-    return _rebuild(graph, lambda node: bool(node.op_type == "If") and _join(node, graph))
+    return _rebuild(graph, lambda node: _join(node, graph) if node.op_type == "If" else False)
 
 
 def is_choice(node: NodeProto) -> bool:

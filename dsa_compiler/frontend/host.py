@@ -21,7 +21,7 @@ PREFIX = "dsac.host:"
 
 @dataclass(frozen=True)
 class HostFacts:
-    """One host step: a serialised ONNX model with its operands in order, the reason, its operators and nodes by name."""
+    """One host step: a serialised ONNX model, its operands in order, the reason, its operators and nodes by name."""
 
     model: bytes
     reason: str

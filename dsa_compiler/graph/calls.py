@@ -69,6 +69,12 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+def accumulator_of(call: relax.Call) -> str | None:
+    """Return the dtype that a product asks for, None if it is its operands'."""
+    dtype = str(call.attrs.out_dtype)
+    return dtype if dtype not in ("", "void") else None
+
+
 def shape_of(expr: Any) -> tuple[int, ...]:
     """Return the static shape of a tensor expression."""
     return tuple(int(d) for d in expr.ty.shape.values)

@@ -18,6 +18,7 @@ import tvm
 from tvm import relax
 
 from dsa_compiler.graph.calls import (
+    accumulator_of,
     constant_of,
     describe,
     is_constant,
@@ -150,7 +151,7 @@ class _Canonicalize(Rewriter):
             return call
         x, widths = pads
         return op.nn.conv2d(x, call.args[1], strides=a["strides"], padding=widths, dilation=a["dilation"],
-                            groups=a["groups"])  # fmt: skip
+                            groups=a["groups"], out_dtype=accumulator_of(call))  # fmt: skip
 
     def _average_pool(self, call: relax.Call, old: Any) -> Any:
         a = describe(call).attrs

@@ -17,7 +17,7 @@ from dsa_compiler.graph.views import View, is_identity
 Role = Literal["input", "output", "constant", "activation"]
 Kind = Literal[
     "conv2d", "depthwise", "matmul", "pool", "softmax", "norm", "reduce", "elementwise", "gather", "movement",
-    "attention", "host", "other",
+    "attention", "concat", "host", "other",
 ]  # fmt: skip
 Arg = tuple[Literal["input"], int] | tuple[Literal["call"], int] | tuple[Literal["const"], float | int | bool]
 
@@ -83,7 +83,7 @@ class Layer:
     the `operators`; its operands and results are contiguous views of dense tensors, in the order of the model's inputs
     and outputs. Results after the first are in `more`; every other layer has one.
 
-    A joined layer (attention) keeps the layers that it stands for in `parts`.
+    A joined layer (attention, concat) keeps the layers that it stands for in `parts`.
     """
 
     name: str

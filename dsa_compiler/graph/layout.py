@@ -18,7 +18,16 @@ import tvm
 from tvm import relax
 
 from dsa_compiler.graph.axes import blocks, reshaped_orders
-from dsa_compiler.graph.calls import constant_of, describe, is_constant, make_constant, op_name, plain, shape_of
+from dsa_compiler.graph.calls import (
+    accumulator_of,
+    constant_of,
+    describe,
+    is_constant,
+    make_constant,
+    op_name,
+    plain,
+    shape_of,
+)
 from dsa_compiler.graph.rewriter import Rewriter
 from dsa_compiler.operators.table import is_elementwise
 
@@ -135,7 +144,7 @@ class _SetLayout(Rewriter):
         shape = shape_of(operand)
         if not shape or (int(np.prod(shape)) == 1 and is_constant(operand)):
             value = constant_of(operand)
-            return operand if value is None else make_constant(value.reshape(()))
+            return self._want(operand, None) if value is None else make_constant(value.reshape(()))
         if len(shape) == len(order):
             return self._want(operand, order)
         wide = (1,) * (len(order) - len(shape)) + shape
@@ -159,7 +168,8 @@ class _SetLayout(Rewriter):
             kernel = make_constant(weights.transpose(2, 3, 1, 0))
         x = self._want(call.args[0], CHANNEL_LAST)
         y = op.nn.conv2d(x, kernel, strides=a["strides"], padding=a["padding"], dilation=a["dilation"],
-                         groups=a["groups"], data_layout="NHWC", kernel_layout="HWIO")  # fmt: skip
+                         groups=a["groups"], data_layout="NHWC", kernel_layout="HWIO",
+                         out_dtype=accumulator_of(call))  # fmt: skip
         return Laid(y, CHANNEL_LAST)
 
     def _pool(self, call: relax.Call, old: Any) -> Laid:
@@ -176,7 +186,8 @@ class _SetLayout(Rewriter):
         if laid.flat is not None and weights is not None and weights.ndim == 2:
             extents, order = laid.flat
             permuted = weights.reshape(*extents, -1).transpose(*order, len(order)).reshape(weights.shape)
-            return Laid(op.matmul(laid.expr, make_constant(permuted)), tuple(range(len(shape_of(old)))))
+            product = op.matmul(laid.expr, make_constant(permuted), out_dtype=accumulator_of(call))
+            return Laid(product, tuple(range(len(shape_of(old)))))
         return self._plain(call, old)
 
     def _permute_dims(self, call: relax.Call, old: Any) -> Laid:

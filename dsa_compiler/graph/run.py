@@ -26,7 +26,8 @@ def run_relax(mod: tvm.IRModule, inputs: Mapping[str, npt.NDArray[Any]]) -> dict
         raise UserError(f"no value for {missing}", where="inputs", action=f"give {names}")
     for b in bindings_of(mod["main"]):
         if is_host(b.value):
-            tvm.register_global_func(str(b.value.args[0].global_symbol), _host_function(facts_of(b.value)), override=True)
+            name = str(b.value.args[0].global_symbol)
+            tvm.register_global_func(name, _host_function(facts_of(b.value)), override=True)
     passes = [relax.transform.LegalizeOps(), relax.transform.AnnotateTIROpPattern(), relax.transform.FuseTIR(),
               relax.transform.DeadCodeElimination()]  # fmt: skip
     lowered = tvm.ir.transform.Sequential(passes)(mod)

@@ -32,5 +32,15 @@ class Operator:
 
 
 def accumulator(x: Array) -> Array:
-    """Return `x`, in float32 if its dtype is a narrower float."""
+    """Return `x` in the dtype that sums of it are exact in, or at least float32.
+
+    Sums of 8- and 16-bit integers fit a float64, for which NumPy has fast products.
+    """
+    if x.dtype.kind in "iu" and x.dtype.itemsize <= 2:
+        return x.astype(np.float64)
     return x.astype(np.float32) if x.dtype.kind in "fV" and x.dtype.itemsize < 4 else x
+
+
+def sum_dtype(x: Array) -> np.dtype[Any]:
+    """Return the dtype of a product's result: int32 for narrower integers, else that of `x`."""
+    return np.dtype(np.int32) if x.dtype.kind in "iu" and x.dtype.itemsize <= 2 else x.dtype

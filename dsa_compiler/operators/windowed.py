@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dsa_compiler.operators.operator import Array, Attrs, Operator, accumulator
+from dsa_compiler.operators.operator import Array, Attrs, Operator, accumulator, sum_dtype
 
 Window = tuple[int, int, int, int, int, int, int, int]
 
@@ -44,16 +44,19 @@ def _channel_last(fn: Callable[[Sequence[Array], Attrs], Array], layout: str) ->
 
 
 def conv2d(args: Sequence[Array], attrs: Attrs) -> Array:
-    """Convolve data [n,h,w,c] with weights [kh,kw,c/groups,o]: [n,oh,ow,o]."""
-    x, w = accumulator(args[0]), accumulator(args[1])
+    """Convolve data [n,h,w,c] with weights [kh,kw,c/groups,o]: [n,oh,ow,o], int32 for 8-bit integers.
+
+    Padding has the value `pad_value` (0 if absent); `zero_b` is subtracted from the weights.
+    """
+    x, w = accumulator(args[0]), accumulator(args[1]) - attrs.get("zero_b", 0)
     groups = attrs.get("groups", 1)
     kh, kw, depth, outputs = w.shape
     result: Array | None = None
-    for i, j, tap in _taps(x, (kh, kw), attrs, 0):
+    for i, j, tap in _taps(x, (kh, kw), attrs, attrs.get("pad_value", 0)):
         part = _group_product(tap, w[i, j], groups, depth, outputs)
         result = part if result is None else result + part
     assert result is not None  # a kernel has at least one tap
-    return result.astype(args[0].dtype)
+    return result.astype(sum_dtype(args[0]))
 
 
 def _group_product(tap: Array, w: Array, groups: int, depth: int, outputs: int) -> Array:
@@ -91,8 +94,9 @@ def avg_pool2d(args: Sequence[Array], attrs: Attrs) -> Array:
 
 
 def matmul(args: Sequence[Array], attrs: Attrs) -> Array:
-    """Return the matrix product with NumPy's broadcasting."""
-    return np.asarray(accumulator(args[0]) @ accumulator(args[1])).astype(args[0].dtype)
+    """Return the matrix product with NumPy's broadcasting; `zero_b` is subtracted from the right operand."""
+    right = accumulator(args[1]) - attrs.get("zero_b", 0)
+    return np.asarray(accumulator(args[0]) @ right).astype(sum_dtype(args[0]))
 
 
 def windowed_operators() -> list[Operator]:

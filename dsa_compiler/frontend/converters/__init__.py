@@ -10,14 +10,24 @@ from onnx import NodeProto, defs
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from dsa_compiler.frontend.converters.elementwise import elementwise_converters
+from dsa_compiler.frontend.converters.integer import integer_converters, microsoft_converters
 from dsa_compiler.frontend.converters.movement import movement_converters
 from dsa_compiler.frontend.converters.normalization import normalization_converters
 from dsa_compiler.frontend.converters.quantize import quantize_converters
-from dsa_compiler.frontend.converters.recurrent import recurrent_converters
+from dsa_compiler.frontend.converters.recurrent import quantized_recurrent_converters, recurrent_converters
 from dsa_compiler.frontend.converters.reduction import reduction_converters
 from dsa_compiler.frontend.converters.resize import resize_converters
 from dsa_compiler.frontend.converters.windowed import windowed_converters
 from dsa_compiler.frontend.node import Converter
+
+MICROSOFT: Final = "com.microsoft"
+
+
+def _shared_converters() -> dict[str, Converter]:
+    """Return converters of com.microsoft that mean what the default domain's do."""
+    table = quantize_converters()
+    return {name: table[name] for name in ("DequantizeLinear", "QuantizeLinear")}
+
 
 CONVERTERS: Final[Mapping[tuple[str, str], Converter]] = MappingProxyType(
     {
@@ -26,12 +36,18 @@ CONVERTERS: Final[Mapping[tuple[str, str], Converter]] = MappingProxyType(
             elementwise_converters(),
             movement_converters(),
             normalization_converters(),
+            integer_converters(),
             quantize_converters(),
             recurrent_converters(),
             reduction_converters(),
             resize_converters(),
             windowed_converters(),
         )
+        for name, converter in table.items()
+    }
+    | {
+        (MICROSOFT, name): converter
+        for table in (microsoft_converters(), quantized_recurrent_converters(), _shared_converters())
         for name, converter in table.items()
     }
 )

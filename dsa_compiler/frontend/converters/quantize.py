@@ -20,7 +20,7 @@ def along(node: Node, x: Any, param: Any, dtype: str) -> Any:
     if size > 1 and len(extents) > 1:
         raise node.error("blocked quantisation")
     shape = [1] * rank
-    if size > 1:
+    if size > 1 and rank:
         shape[int(node.attrs.get("axis", 1)) % rank] = size
     value = constant(param)
     if value is not None:
@@ -37,20 +37,30 @@ def _quantize(node: Node) -> Any:
     kind = dtype_of(node.inputs[2]) if node.has(2) else default
     if np.dtype(kind).kind not in "iu":
         raise node.error(f"quantisation to {kind}")
-    y = node.emit(op.round(node.emit(op.divide(x, along(node, x, node.inputs[1], dtype_of(x))))))
-    if node.has(2):
-        y = node.emit(op.add(y, along(node, x, node.inputs[2], dtype_of(x))))
+    return quantized(node, x, node.inputs[1], node.inputs[2] if node.has(2) else None, kind)
+
+
+def quantized(node: Node, x: Any, scale: Any, zero: Any, kind: str) -> Any:
+    """Emit `x` divided by `scale`, rounded half to even, plus the zero point (None: 0), saturated to `kind`."""
+    y = node.emit(op.round(node.emit(op.divide(x, along(node, x, scale, dtype_of(x))))))
+    if zero is not None:
+        y = node.emit(op.add(y, along(node, x, zero, dtype_of(x))))
     limits = np.iinfo(np.dtype(kind))
     return node.emit(op.astype(node.emit(op.clip(y, float(limits.min), float(limits.max))), kind))
 
 
+def dequantized(node: Node, x: Any, scale: Any, zero: Any = None) -> Any:
+    """Emit (x - zero point) * scale."""
+    kind = dtype_of(scale)
+    y = node.emit(op.astype(x, kind))
+    if zero is not None:
+        y = node.emit(op.subtract(y, along(node, x, zero, kind)))
+    return node.emit(op.multiply(y, along(node, x, scale, kind)))
+
+
 def _dequantize(node: Node) -> Any:
     """Emit (cast(x) - zero point) * scale."""
-    x, kind = node.inputs[0], dtype_of(node.inputs[1])
-    y = node.emit(op.astype(x, kind))
-    if node.has(2):
-        y = node.emit(op.subtract(y, along(node, x, node.inputs[2], kind)))
-    return node.emit(op.multiply(y, along(node, x, node.inputs[1], kind)))
+    return dequantized(node, node.inputs[0], node.inputs[1], node.inputs[2] if node.has(2) else None)
 
 
 def _image_scaler(node: Node) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
+from dsa_compiler.frontend.converters.integer import dynamic_matmul
 from dsa_compiler.frontend.node import Converter, Node, constant, dtype_of, shape_of
 
 op = relax.op
@@ -59,6 +60,29 @@ class _Direction:
         return self.emit(op.add(x, self.emit(op.multiply(state, weights))))
 
 
+class _QuantizedDirection(_Direction):
+    """A direction of com.microsoft.DynamicQuantizeLSTM: weights [directions, k, 4 * hidden] of 8 bits."""
+
+    def __init__(self, node: Node, index: int, gates: int) -> None:
+        super().__init__(node, index, gates)
+        self._scales: dict[int, Any] = {}
+        self.input_weights = self._weights(1, index)
+        self.state_weights = self._weights(2, index)
+
+    def _weights(self, place: int, index: int) -> Any:
+        values, zero = self._constant(place)[index], self._constant(2 * place + 7)
+        scale = self._constant(2 * place + 6)
+        centered = values.astype(np.int32) - zero.astype(np.int32).reshape(len(zero), -1)[index]
+        self._scales[id(centered)] = scale.reshape(len(scale), -1)[index]
+        return centered
+
+    def product(self, x: Any, weights: Any, bias: Any | None = None) -> Any:
+        """Emit x, quantised as its extremes say, times 8-bit weights, plus a constant bias."""
+        scale = self._scales[id(weights)]
+        y = dynamic_matmul(self.node, x, weights, scale if scale.size > 1 else scale.reshape(()))
+        return y if bias is None or not np.any(bias) else self.emit(op.add(y, relax.const(np.ascontiguousarray(bias))))
+
+
 def _lstm_cell(d: _Direction, x: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
     """Gates in order input, output, forget, cell."""
     h, c = state
@@ -96,14 +120,14 @@ def _rnn_cell(d: _Direction, x: Any, state: tuple[Any, ...]) -> tuple[Any, ...]:
     return (d.emit(op.tanh(d.emit(op.add(x, d.product(state[0], d.state_weights))))),)
 
 
-def _recurrent(cell: Cell, gates: int, states: int) -> Converter:
+def _recurrent(cell: Cell, gates: int, states: int, kind: type[_Direction] = _Direction) -> Converter:
     def convert(node: Node) -> Any:
         _check(node, gates)
         steps, batch, _ = shape_of(node.inputs[0])
         names = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}
         outputs, finals = [], []
         for index, backwards in enumerate(names[node.text("direction", "forward")]):
-            d = _Direction(node, index, gates)
+            d = kind(node, index, gates)
             state = tuple(_initial(d, index, 5 + k, batch) for k in range(states))
             hidden, state = _run(d, cell, state, range(steps - 1, -1, -1) if backwards else range(steps), gates)
             outputs.append(hidden)
@@ -177,3 +201,8 @@ def recurrent_converters() -> dict[str, Converter]:
         "LSTM": _recurrent(_lstm_cell, 4, 2),
         "RNN": _recurrent(_rnn_cell, 1, 1),
     }
+
+
+def quantized_recurrent_converters() -> dict[str, Converter]:
+    """Return the converters of recurrent operators of com.microsoft."""
+    return {"DynamicQuantizeLSTM": _recurrent(_lstm_cell, 4, 2, _QuantizedDirection)}

@@ -47,7 +47,8 @@ def two_dimensional(node: Node, x: Any) -> tuple[Any, bool]:
     return x, False
 
 
-def _flat(node: Node, y: Any, was_flat: bool) -> Any:
+def flat_again(node: Node, y: Any, was_flat: bool) -> Any:
+    """Return `y` without the unit axis that `two_dimensional` inserted."""
     shape = shape_of(y)
     return node.emit(op.reshape(y, [shape[0], shape[1], shape[3]])) if was_flat else y
 
@@ -57,6 +58,11 @@ def _widen(strides: list[int], dilations: list[int], pads: list[int]) -> tuple[l
     if len(strides) == 1:
         return [1, *strides], [1, *dilations], [0, pads[0], 0, pads[1]]
     return strides, dilations, pads
+
+
+def conv_window(node: Node, kernel: list[int]) -> tuple[list[int], list[int], list[int]]:
+    """Return (strides, dilations, pads) of a convolution, one spatial axis widened to two."""
+    return _widen(*window(node, kernel))
 
 
 def _with_bias(node: Node, y: Any, index: int) -> Any:
@@ -73,13 +79,13 @@ def _with_bias(node: Node, y: Any, index: int) -> Any:
 def _conv(node: Node) -> Any:
     weights = node.inputs[1]
     kernel = list(shape_of(weights)[2:])
-    strides, dilations, pads = _widen(*window(node, kernel))
+    strides, dilations, pads = conv_window(node, kernel)
     x, was_flat = two_dimensional(node, node.inputs[0])
     groups = int(node.attrs.get("group", 1))
     if was_flat:
         weights = _flat_weights(node, weights)
     y = op.nn.conv2d(x, weights, strides=strides, padding=pads, dilation=dilations, groups=groups)
-    return _flat(node, _with_bias(node, node.emit(y), 2), was_flat)
+    return flat_again(node, _with_bias(node, node.emit(y), 2), was_flat)
 
 
 def _flat_weights(node: Node, weights: Any) -> Any:
@@ -104,7 +110,7 @@ def _conv_transpose(node: Node) -> Any:
     strides, dilations, pads = _widen(strides, dilations, pads)
     y = op.nn.conv2d_transpose(x, weights, strides=strides, padding=pads, output_padding=extra, dilation=dilations,
                                groups=int(node.attrs.get("group", 1)))  # fmt: skip
-    return _flat(node, _with_bias(node, node.emit(y), 2), was_flat)
+    return flat_again(node, _with_bias(node, node.emit(y), 2), was_flat)
 
 
 def _transpose_pads(
@@ -154,7 +160,7 @@ def _max_pool(node: Node) -> Any:
     kernel, strides, dilations, _, pads = _pool_window(node)
     x, was_flat = two_dimensional(node, node.inputs[0])
     y = op.nn.max_pool2d(x, pool_size=kernel, strides=strides, dilation=dilations, padding=pads)
-    return _flat(node, node.emit(y), was_flat)
+    return flat_again(node, node.emit(y), was_flat)
 
 
 def _average_pool(node: Node) -> Any:
@@ -173,7 +179,7 @@ def _average_pool(node: Node) -> Any:
     share = kernel[0] * kernel[1] / np.outer(*counts)
     if not np.all(share == 1):
         y = node.emit(op.multiply(y, relax.const(share.astype(dtype_of(y))[None, None])))
-    return _flat(node, y, was_flat)
+    return flat_again(node, y, was_flat)
 
 
 def _counts(
