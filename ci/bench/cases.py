@@ -56,7 +56,8 @@ def random_weights(*shape: int, dtype: type[np.floating[Any]] = np.float16) -> n
     """Seeded weights with the variance of one over the number of inputs of an output."""
     values = np.random.default_rng(0).standard_normal(shape, np.float32)
     fan_in = shape[0] if len(shape) == 2 else int(np.prod(shape[1:]))
-    return (values / np.sqrt(fan_in)).astype(dtype)
+    scaled: np.ndarray = (values / np.sqrt(fan_in)).astype(dtype)
+    return scaled
 
 
 @contextmanager

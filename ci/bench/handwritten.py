@@ -12,7 +12,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 import dsa_compiler as dsac
 from ci.bench.cases import one_cluster, one_node, random_weights
 from ci.bench.figures import Figure, Findings
-from ci.bench.layers import layer_program, short_tiling
+from ci.bench.layers import layer_program, short_tiling, tiling_of
 from ci.handwritten.program import Handwritten
 from ci.handwritten.programs import PROGRAMS
 from dsa_compiler.program.assembler import parse_program
@@ -131,9 +131,9 @@ def _compile(counterpart: Counterpart) -> Executable:
 def _compared(executable: Executable, anchor: str) -> tuple[Program, str]:
     """The program that is timed, and its tilings."""
     if not anchor:
-        return executable.program, "; ".join(short_tiling(c.kernel.tiling) for c in executable.layers)
+        return executable.program, "; ".join(short_tiling(tiling_of(c)) for c in executable.layers)
     number = next(n for n, c in enumerate(executable.layers) if c.layer.kind == anchor)
-    return layer_program(executable, number), short_tiling(executable.layers[number].kernel.tiling)
+    return layer_program(executable, number), short_tiling(tiling_of(executable.layers[number]))
 
 
 def _busiest(program: Program, timing: Timing) -> str:

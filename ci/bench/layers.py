@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dsa_compiler.compilation import Compilation
+from dsa_compiler.compilation import Compilation, CompiledLayer
 from dsa_compiler.options import CompileOptions
 from dsa_compiler.program.tables import ENGINE_CODE, Program
 from dsa_compiler.runtime.executable import Executable
@@ -34,18 +34,18 @@ def layer_program(executable: Executable, number: int) -> Program:
 
 
 def layer_times(executable: Executable, kinds: tuple[str, ...] = ()) -> list[LayerTime]:
-    """Every layer (of these kinds, if any are named) alone, by time simulation."""
+    """Every layer on the NPU (of these kinds, if any are named) alone, by time simulation."""
     result = []
     for number, compiled in enumerate(executable.layers):
         layer = compiled.layer
-        if kinds and layer.kind not in kinds:
+        if compiled.trace is None or (kinds and layer.kind not in kinds):
             continue
         program = layer_program(executable, number)
         timing = time_program(program)
         result.append(
             LayerTime(
                 layer.name, layer.kind, tuple(layer.calls[layer.master].shape), timing.cycles,
-                matrix_span_busy(program, timing), compiled.kernel.tiling,
+                matrix_span_busy(program, timing), tiling_of(compiled),
             )
         )  # fmt: skip
     return result
@@ -65,6 +65,11 @@ def matrix_span_busy(program: Program, timing: Timing) -> float:
     np.maximum.at(last, core, timing.end[products])
     busy = float((timing.end - timing.start)[products].sum())
     return busy / float((last - first).sum())
+
+
+def tiling_of(compiled: CompiledLayer) -> str:
+    """The tiling of a layer's kernel, "" for one that has none."""
+    return compiled.kernel.tiling if compiled.kernel is not None else ""
 
 
 def short_tiling(text: str) -> str:

@@ -8,8 +8,9 @@ import click
 
 import dsa_compiler as dsac
 import models
-from ci.bench.cases import FILES, part_one
+from ci.bench.cases import part_one
 from ci.bench.figures import Figure, Findings
+from ci.zoo_cases import FILES
 from dsa_compiler.isa.table import OPCODES
 
 WANTED = 60

@@ -7,7 +7,7 @@ from onnx import TensorProto
 import dsa_compiler as dsac
 from ci.bench.cases import one_cluster, one_node, random_weights
 from ci.bench.figures import Figure, Findings
-from ci.bench.layers import matrix_span_busy, short_tiling
+from ci.bench.layers import matrix_span_busy, short_tiling, tiling_of
 
 M, N, K = 4096, 1024, 1024
 WANTED, BUSY, BY_HAND = 0.90, 0.93, 0.94
@@ -31,7 +31,7 @@ def measure() -> Findings:
         share = executable.program.info["mac_cycles"] / run.cycles
         busy = matrix_span_busy(executable.program, run.timing)
         found.rows.append(
-            (what, len(executable.layers), run.cycles, share, busy, short_tiling(executable.layers[-1].kernel.tiling))
+            (what, len(executable.layers), run.cycles, share, busy, short_tiling(tiling_of(executable.layers[-1])))
         )
         if constants:
             found.figures.append(Figure("MAC utilisation, constant right operand", share, WANTED))
