@@ -71,8 +71,8 @@ def plain(value: Any) -> Any:
 
 def accumulator_of(call: relax.Call) -> str | None:
     """Return the dtype that a product asks for, None if it is its operands'."""
-    dtype = str(call.attrs.out_dtype)
-    return dtype if dtype not in ("", "void") else None
+    asked = call.attrs.out_dtype
+    return None if asked is None or str(asked) in ("", "void") else str(asked)
 
 
 def shape_of(expr: Any) -> tuple[int, ...]:
