@@ -13,6 +13,7 @@ from tvm import tirx
 from tvm.ir import Call, Op, TensorLoad
 
 from dsa_compiler.emit import tir
+from dsa_compiler.emit.neutral import limits
 
 
 class Unmatched(Exception):
@@ -166,6 +167,10 @@ def _spell_other(node: Apply, args: list[tir.Expr]) -> tir.Expr:
     def const(value: float) -> tir.Expr:
         return tirx.const(value, tir.dtype_of(x))
 
+    def saturated(value: tir.Expr) -> tir.Expr:
+        low, high = (tirx.const(float(v), tir.dtype_of(value)) for v in limits(node.dtype))
+        return tirx.Cast(node.dtype, tirx.Min(tirx.Max(value, low), high))
+
     def sigmoid() -> tir.Expr:
         return tirx.sigmoid(x)
 
@@ -181,6 +186,12 @@ def _spell_other(node: Apply, args: list[tir.Expr]) -> tir.Expr:
         "bitwise_not": lambda: tirx.BitwiseNot(x),
         "select": lambda: tirx.Select(args[2], x, args[1]),
         "neg": lambda: const(0) - x,
+        "cast_saturate": lambda: saturated(x),
+        "quantize": lambda: saturated(tirx.nearbyint(x / args[1]) + const(float(p["zero_point"]))),
+        "requantize": lambda: saturated(
+            tirx.nearbyint(tirx.Cast("float32", x) * args[1]) + tirx.const(float(p["zero_point"]), "float32")
+        ),
+        "dequantize": lambda: (tirx.Cast("float32", x) - tirx.const(float(p["zero_point"]), "float32")) * args[1],
         "sign": lambda: tirx.Select(x > const(0), const(1), tirx.Select(x < const(0), const(-1), const(0))),
         "selu": lambda: const(1.0507009873554805) * tirx.Select(
             x > const(0), x, (tirx.exp(x) - const(1)) * const(1.6732632423543772)

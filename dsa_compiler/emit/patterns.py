@@ -388,6 +388,51 @@ HELD_BY = {
 """Dtypes whose every value another dtype holds exactly."""
 
 
+def _saturating(node: Apply) -> Node | None:
+    """A cast to an integer of a value held within that integer's range, and the quantisations that end so."""
+    inner = node.args[0]
+    if not _is(inner, "clip") or not inner.dtype.startswith("float") or node.dtype not in WHOLE_LIMITS:
+        return None
+    if (_param(inner, "low"), _param(inner, "high")) != WHOLE_LIMITS[node.dtype]:
+        return None
+    return _quantized(inner.args[0], node.dtype) or Apply("cast_saturate", inner.args, node.dtype)
+
+
+def _quantized(value: Node, dtype: str) -> Node | None:
+    """round(x / s) + zero and round(int32 * s) + zero."""
+    zero = 0.0
+    if _is(value, "add_scalar"):
+        zero = _param(value)
+        value = value.args[0]
+    if not _is(value, "round") or not float(zero).is_integer():
+        return None
+    scaled, params = value.args[0], (("zero_point", int(zero)),)
+    if _is(scaled, "div"):
+        return Apply("quantize", scaled.args, dtype, params)
+    if _is(scaled, "dequantize") and _param(scaled, "zero_point") == 0 and scaled.args[0].dtype == "int32":
+        return Apply("requantize", scaled.args, dtype, params)
+    return None
+
+
+def _dequantized(node: Apply) -> Node | None:
+    """(q - zero) * scale of an integer."""
+    for a, scale in (node.args, node.args[::-1]):
+        zero = 0.0
+        if _is(a, "add_scalar"):
+            zero = -_param(a)
+            a = a.args[0]
+        if not _is(a, "cast") or a.args[0].dtype not in WHOLE_LIMITS or not float(zero).is_integer():
+            continue
+        if scale.dtype == "float32" and not _is(scale, "cast"):
+            return Apply("dequantize", (a.args[0], scale), node.dtype, (("zero_point", int(zero)),))
+    return None
+
+
+WHOLE_LIMITS = {
+    "int8": (-128, 127), "uint8": (0, 255), "int16": (-32768, 32767), "int32": (-(2**31), 2**31 - 1),
+}  # fmt: skip
+
+
 def _not_comparison(node: Apply) -> Node | None:
     opposite = {"eq": "ne", "ne": "eq", "lt": "ge", "ge": "lt", "gt": "le", "le": "gt"}
     inner = node.args[0]
@@ -404,7 +449,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     **dict.fromkeys(SCALAR_FORMS, (_to_scalar,)),
     "add": (_to_scalar, _sum),
     "sub": (_to_scalar, _difference),
-    "mul": (_to_scalar, _square, _activation_product, _gelu),
+    "mul": (_to_scalar, _dequantized, _square, _activation_product, _gelu),
     "div": (_to_scalar, _quotient),
     "max": (_to_scalar, _leaky),
     "mul_scalar": (_identity, _neg, _selu, _gelu),
@@ -420,6 +465,6 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "select": (_chosen,),
     "log": (_logarithm,),
     "log1p": (_log1p,),
-    "cast": (_cast_of_cast,),
+    "cast": (_cast_of_cast, _saturating),
     "logical_not": (_not_comparison,),
 }

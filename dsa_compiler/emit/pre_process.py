@@ -15,9 +15,10 @@ from dsa_compiler.emit.expression import Apply, Const, Load, Node, Unmatched, sp
 from dsa_compiler.emit.kernel_pass import KernelPass, Scope
 from dsa_compiler.emit.nest import Access, Nest, extract
 from dsa_compiler.emit.neutral import neutral
+from dsa_compiler.emit.operands import FLOATS, operand_nodes, strip_rounding, strip_widening
 from dsa_compiler.emit.patterns import fold
 from dsa_compiler.emit.recognize_matrix import factors
-from dsa_compiler.emit.recognize_vector import FLOATS, single, strip_rounding, strip_widening
+from dsa_compiler.emit.recognize_vector import single
 from dsa_compiler.emit.recognize_window import window_plan
 from dsa_compiler.emit.reduction_steps import reduce_stepwise
 from dsa_compiler.emit.restride import Restride
@@ -162,13 +163,6 @@ def _reachable(data: Nest, leaves: tuple[Load, ...]) -> bool:
     return not any(a.scope in MEMORIES or a.index is not None for a in (data.store, *accesses))
 
 
-def strip_free(node: Node) -> Node:
-    """The value under a cast that reading it as an operand does anyway: a smaller float to float32."""
-    if isinstance(node, Apply) and node.op == "cast" and node.dtype == "float32" and node.args[0].dtype in FLOATS:
-        return node.args[0]
-    return node
-
-
 def _core(node: Apply) -> Apply:
     """The operation of an instruction whose result is rounded as it is stored."""
     inner = strip_rounding(node)
@@ -217,7 +211,7 @@ class Splitter:
 
     def _operands(self, node: Apply) -> list[Node]:
         """What an operation reads: casts that an operand's own dtype carries are looked through."""
-        return [strip_free(a) for a in node.args]
+        return operand_nodes(node)
 
     def _prepare(self, node: Apply) -> None:
         """Compute every operand that is not in the vector engine's reach yet."""

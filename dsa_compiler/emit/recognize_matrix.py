@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from dsa_compiler.emit.context import Context
 from dsa_compiler.emit.expression import Apply, Load, Node, Unmatched, Unsuited
@@ -11,17 +12,32 @@ from dsa_compiler.emit.plan import Placed, Plan
 from dsa_compiler.emit.vector_engine import Group, Part
 
 
-def factors(nest: Nest) -> tuple[Access, Access] | None:
+@dataclass(frozen=True)
+class Factor:
+    """One operand of a product: an integer less its zero point, or a float (zero point 0)."""
+
+    access: Access
+    zero: int = 0
+
+
+def factors(nest: Nest) -> tuple[Factor, Factor] | None:
     """The two operands of a nest of the form `acc += a * b`; None where it is no such nest."""
     value = nest.value
     if not isinstance(value, Apply) or value.op != "fma":
         return None
-    left, right, total = (_uncast(a) for a in value.args)
-    if not isinstance(left, Load) or not isinstance(right, Load) or not isinstance(total, Load):
+    left, right, total = _factor(value.args[0], nest), _factor(value.args[1], nest), _uncast(value.args[2])
+    if left is None or right is None or not isinstance(total, Load):
         return None
-    if not nest.loads[total.slot].same_place(nest.store):
-        return None
-    return nest.loads[left.slot], nest.loads[right.slot]
+    return (left, right) if nest.loads[total.slot].same_place(nest.store) else None
+
+
+def _factor(node: Node, nest: Nest) -> Factor | None:
+    zero = 0
+    if isinstance(node, Apply) and node.op in ("sub_scalar", "add_scalar") and node.dtype == "int32":
+        zero = int(dict(node.params)["value"]) * (1 if node.op == "sub_scalar" else -1)
+        node = node.args[0]
+    load = _uncast(node)
+    return Factor(nest.loads[load.slot], zero) if isinstance(load, Load) else None
 
 
 def _uncast(node: Node) -> Node:
@@ -33,8 +49,11 @@ def products(nest: Nest, context: Context) -> Iterator[Plan]:
     found = factors(nest)
     if found is None or nest.store.scope != "l0c" or nest.predicate or nest.guards:
         return
-    lhs, rhs = found if found[0].scope == "l0a" else found[::-1]
-    yield accumulate(nest, lhs, rhs, context)
+    left, right = found if found[0].access.scope == "l0a" else found[::-1]
+    plan = accumulate(nest, left.access, right.access, context)
+    if left.zero or right.zero:
+        plan = replace(plan, opcode="matmul_acc_zp", attrs={"zero_a": left.zero, "zero_b": right.zero})
+    yield plan
 
 
 def accumulate(nest: Nest, lhs: Access, rhs: Access, context: Context) -> Plan:

@@ -31,9 +31,9 @@ def first_products(init: Nest, update: Nest, context: Context) -> tuple[Plan, Pl
     acc, lhs, rhs = plan.operands
     dst = replace(acc, role="dst")
     if isinstance(init.value, Const) and init.value.value == 0:
-        return replace(plan, opcode="matmul", operands=(dst, lhs, rhs)), plan
+        return replace(plan, opcode=plan.opcode.replace("_acc", ""), operands=(dst, lhs, rhs)), plan
     bias = _bias(init, update, plan, context)
-    return replace(plan, opcode="matmul_bias", operands=(dst, lhs, rhs, bias)), plan
+    return replace(plan, opcode=plan.opcode.replace("_acc", "_bias"), operands=(dst, lhs, rhs, bias)), plan
 
 
 def require_same_region(init: Nest, update: Nest) -> None:

@@ -9,8 +9,8 @@ from dsa_compiler.emit.context import Context
 from dsa_compiler.emit.expression import Apply, Const, Load, Node, Unmatched, Unsuited
 from dsa_compiler.emit.nest import Access, Nest
 from dsa_compiler.emit.neutral import is_neutral
+from dsa_compiler.emit.operands import strip_widening
 from dsa_compiler.emit.plan import Placed, Plan
-from dsa_compiler.emit.recognize_vector import strip_widening
 from dsa_compiler.emit.vector_engine import Group, Part
 
 FUSED = {("square", "add"): "reduce_sumsq", ("abs", "max"): "reduce_absmax"}

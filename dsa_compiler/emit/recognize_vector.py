@@ -8,47 +8,28 @@ from contextlib import suppress
 from dsa_compiler.emit.context import Context
 from dsa_compiler.emit.expression import Apply, Load, Node, Unmatched, Unsuited
 from dsa_compiler.emit.nest import Access, Nest
+from dsa_compiler.emit.operands import operand_nodes, strip_rounding
 from dsa_compiler.emit.plan import Plan, placed
 
 SOURCE_ROLES = ("src", "src2", "src3")
-FLOATS = frozenset({"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"})
 
 
 def single(value: Node) -> tuple[Apply, tuple[Load, ...]] | None:
     """The one operation that a value is, and what it reads; None where it is none or several.
 
-    A cast of a float to float32 at a source, and one to a smaller float at the root, are part of the
-    instruction: each operand has a dtype of its own, and the computation is in float32.
+    Casts at sources and at the root that the instruction makes by itself are part of it.
     """
     if isinstance(value, Load):
         return Apply("copy", (value,), value.dtype), (value,)
     inner = strip_rounding(value)
     if not isinstance(inner, Apply):
         return None
-    leaves = tuple(leaf for a in inner.args if isinstance(leaf := strip_widening(a), Load))
+    leaves = tuple(leaf for leaf in operand_nodes(inner) if isinstance(leaf, Load))
     if len(leaves) == len(inner.args):
         return inner, leaves
     if inner is not value and isinstance(value, Apply) and isinstance(value.args[0], Load):
         return value, (value.args[0],)
     return None
-
-
-def strip_rounding(value: Node) -> Node:
-    """The operation under a cast from float32 to a smaller float."""
-    if isinstance(value, Apply) and value.op == "cast" and isinstance(value.args[0], Apply):
-        inner = value.args[0]
-        if value.dtype in FLOATS and inner.dtype == "float32" and inner.op != "cast":
-            return inner
-    return value
-
-
-def strip_widening(value: Node) -> Node:
-    """The load under a cast from a smaller float to float32."""
-    if isinstance(value, Apply) and value.op == "cast" and isinstance(value.args[0], Load):
-        inner = value.args[0]
-        if value.dtype == "float32" and inner.dtype in FLOATS:
-            return inner
-    return value
 
 
 def elementwise(nest: Nest, context: Context) -> Iterator[Plan]:

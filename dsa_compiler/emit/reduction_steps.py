@@ -13,7 +13,7 @@ from dsa_compiler.emit.expression import BINARY_NODE, Load, Unmatched
 from dsa_compiler.emit.kernel_pass import Scope
 from dsa_compiler.emit.nest import Access, Nest
 from dsa_compiler.emit.neutral import neutral
-from dsa_compiler.emit.recognize_vector import strip_widening
+from dsa_compiler.emit.operands import strip_widening
 from dsa_compiler.emit.temporaries import temporary
 from dsa_compiler.emit.vector_engine import Group, Part, VectorEngine
 from dsa_compiler.target import Target

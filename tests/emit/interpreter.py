@@ -16,6 +16,7 @@ from tvm.tirx import AllocBuffer, For, IfThenElse, PrimFunc, SeqStmt, Stmt, Var
 
 from dsa_compiler.emit.intrinsics import decode_call, is_instruction
 from dsa_compiler.emit.nest import SCOPES
+from dsa_compiler.isa.convert import convert
 from dsa_compiler.isa.dtypes import numpy_dtype
 from dsa_compiler.isa.table import OPCODES
 
@@ -117,7 +118,10 @@ class Machine:
         result = definition.semantics(reads, attrs)
         assert result is not None
         with np.errstate(all="ignore"):
-            target[...] = np.asarray(result).astype(target.dtype).reshape(target.shape)
+            value = convert(
+                np.asarray(result), shapes["dst" if "dst" in shapes else "acc"].dtype, "saturate" in definition.tags
+            )
+            target[...] = value.reshape(target.shape)
 
     def view(self, operand: Any, env: dict[Var, int]) -> np.ndarray:
         array = self.buffers[operand.buffer]
