@@ -8,6 +8,7 @@ from dsa_compiler.errors import Infeasible, InternalError
 from dsa_compiler.graph.layers import Layer, LayerGraph
 from dsa_compiler.lower.attention_layer import lower_attention_layer
 from dsa_compiler.lower.binding import LoweredKernel
+from dsa_compiler.lower.concat_layer import lower_concat_layer
 from dsa_compiler.lower.matrix_layer import lower_matrix_layer
 from dsa_compiler.lower.reduce_layer import lower_norm_layer, lower_reduce_layer, lower_softmax_layer
 from dsa_compiler.lower.tile_layer import lower_copy_layer, lower_elementwise_layer
@@ -27,6 +28,7 @@ TEMPLATES: Mapping[str, Template] = {
     "elementwise": lower_elementwise_layer,
     "movement": lower_copy_layer,
     "attention": lower_attention_layer,
+    "concat": lower_concat_layer,
 }
 _COMPUTED = frozenset({"elementwise", "movement", "attention"})
 """Kinds whose master may read calls of its own layer."""

@@ -288,7 +288,8 @@ def choose_tile(
         if most >= extents[axis]:
             tile[axis] = extents[axis]
         else:
-            tile[axis] = _even_part(extents[axis], most, unit if axis == len(extents) - 1 else 1)
+            whole_bursts = max(unit, target.memory["ddr"].burst // 2)
+            tile[axis] = _even_part(extents[axis], most, whole_bursts if axis == len(extents) - 1 else 1)
             size *= tile[axis]
             break
         size *= tile[axis]

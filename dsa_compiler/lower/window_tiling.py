@@ -14,6 +14,8 @@ from dsa_compiler.target import Target
 
 ROW_PARTS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 112)
 COLUMN_PARTS = (1, 2, 3, 4, 7, 8, 14, 16)
+STEP_CYCLES = 16
+"""Cycles that a tile costs beyond its busiest resource: between tilings of about equal time, fewer and larger win."""
 CHANNEL_PARTS = (2, 3, 4, 5, 6, 8, 10, 12, 15, 16, 20, 24, 30, 32, 48, 64)
 
 
@@ -152,4 +154,4 @@ class _Model:
         first = max(stages[0], loads * t.cores / ddr.bandwidth)
         last = max(stages[2], out * t.cores / ddr.bandwidth)
         passing = first + stages[1] + last
-        return (steps - 1) * busiest + max(passing, shared) + 2 * ddr.latency
+        return (steps - 1) * busiest + max(passing, shared) + 2 * ddr.latency + steps * STEP_CYCLES
