@@ -269,14 +269,18 @@ def _partner(first: Stmt, rest: list[tuple[Stmt, bool]]) -> int | None:
         return None
     source = store.value.source if isinstance(store.value, TensorLoad) else None
     for at, (stmt, emitted) in enumerate(rest):
-        stores = [s.buffer for s in tir.stores_of(stmt)]
+        stores = _written(stmt)
         if any(b.same_as(store.buffer) for b in stores):
             return None if emitted else at
-        if any(l.source.same_as(store.buffer) for l in tir.loads_of(stmt)):
+        if emitted or any(l.source.same_as(store.buffer) for l in tir.loads_of(stmt)):
             return None
         if source is not None and any(b.same_as(source) for b in stores):
             return None
     return None
+
+
+def _written(stmt: Stmt) -> list[Var]:
+    return [] if isinstance(stmt, AllocBuffer) else [s.buffer for s in tir.stores_of(stmt)]
 
 
 def _initialisation(stmt: Stmt) -> BufferStore | None:

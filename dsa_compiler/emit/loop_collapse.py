@@ -32,32 +32,30 @@ class LoopCollapse(KernelPass):
         loops, body = tir.peel(nest)
         if len(loops) < 2 or not isinstance(tir.peel_guards(body)[1], BufferStore):
             return nest
-        changed = True
         merged = False
-        while changed:
-            changed = False
-            for outer, inner in combinations(loops, 2):
-                joined = _join(outer, inner, loops, body)
-                if joined is not None:
-                    loops, body = joined
-                    changed = merged = True
-                    break
+        while (joined := _join_some(loops, body)) is not None:
+            loops, body = joined
+            merged = True
         return tir.enclose(loops, body) if merged else nest
 
 
-def _join(outer: For, inner: For, loops: list[For], body: Stmt) -> tuple[list[For], Stmt] | None:
-    """The loops and body with the two as one; None where some use of them forbids it."""
-    width = tir.constant(inner.extent)
-    if width is None or tir.constant(outer.min) != 0 or tir.constant(inner.min) != 0:
-        return None
-    pair = (outer.loop_var, inner.loop_var)
-    if any(v in tir.free_variables(e) for l in loops for e in (l.min, l.extent) for v in pair):
-        return None
-    uses = _uses(body)
-    if not all(_walks_as_one(e, pair, width) for e in uses):
-        return None
+def _join_some(loops: list[For], body: Stmt) -> tuple[list[For], Stmt] | None:
+    """The first pair of loops that can be one, as one; None where there is none."""
+    uses = [(e, tir.free_variables(e)) for e in _uses(body)]
+    bounds = {v for l in loops for e in (l.min, l.extent) for v in tir.free_variables(e)}
+    for outer, inner in combinations(loops, 2):
+        pair = (outer.loop_var, inner.loop_var)
+        width = tir.constant(inner.extent)
+        if width is None or tir.constant(outer.min) != 0 or tir.constant(inner.min) != 0 or bounds & set(pair):
+            continue
+        if all(_walks_as_one(e, pair, width, used) for e, used in uses):
+            return _join(outer, inner, width, loops, body)
+    return None
+
+
+def _join(outer: For, inner: For, width: int, loops: list[For], body: Stmt) -> tuple[list[For], Stmt]:
     var = Var(inner.loop_var.name, inner.loop_var.ty)
-    body = tir.substitute(body, {pair[0]: tir.integer(0, pair[0]), pair[1]: var})
+    body = tir.substitute(body, {outer.loop_var: tir.integer(0, outer.loop_var), inner.loop_var: var})
     extent = _product(outer.extent, width, var)
     whole = For(var, tir.integer(0, var), extent, inner.kind, body)
     return [whole if l.same_as(inner) else l for l in loops if not l.same_as(outer)], body
@@ -101,7 +99,11 @@ def _loose(value: tir.Expr) -> list[Var]:
     return found
 
 
-def _walks_as_one(expr: tir.Expr, pair: tuple[Var, Var], width: int) -> bool:
+def _walks_as_one(expr: tir.Expr, pair: tuple[Var, Var], width: int, used: set[Var]) -> bool:
+    if (pair[0] in used) != (pair[1] in used):
+        return False
+    if pair[0] not in used:
+        return True
     form = tir.linear(expr, pair)
     if form is None:
         return False

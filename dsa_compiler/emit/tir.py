@@ -80,6 +80,8 @@ def substitute(node: Any, values: Mapping[Var, Expr]) -> Any:
 
 def free_variables(node: object) -> set[Var]:
     """Every variable that occurs, buffers excluded."""
+    if isinstance(node, IntImm):
+        return set()
     found: set[Var] = set()
     tvm_ffi.structural_walk(node, [(Var, lambda v: None if tirx.is_buffer_var(v) else found.add(v))])
     return found
