@@ -141,7 +141,7 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float, wha
     assert error <= tolerance, f"{what}: error {error:.2e} exceeds {tolerance:.0e}"
 
 
-TOLERANCE = {"float32": 2e-6, "float16": 2e-3, "bfloat16": 2e-2}
+TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
 
 
 def check(
