@@ -10,6 +10,7 @@ import numpy as np
 from dsa_compiler.compilation import Compilation, CompiledLayer
 from dsa_compiler.options import CompileOptions
 from dsa_compiler.program.tables import ENGINE_CODE, Program
+from dsa_compiler.report import build_report
 from dsa_compiler.runtime.executable import Executable
 from dsa_compiler.simulator.timing import Timing, time_program
 
@@ -23,6 +24,7 @@ class LayerTime:
     shape: tuple[int, ...]
     cycles: float
     span_busy: float
+    bound_by: str
     tiling: str
 
 
@@ -42,10 +44,11 @@ def layer_times(executable: Executable, kinds: tuple[str, ...] = ()) -> list[Lay
             continue
         program = layer_program(executable, number)
         timing = time_program(program)
+        bound = build_report(program, timing)["layers"][0]["bound_by"]
         result.append(
             LayerTime(
                 layer.name, layer.kind, tuple(layer.calls[layer.master].shape), timing.cycles,
-                matrix_span_busy(program, timing), tiling_of(compiled),
+                matrix_span_busy(program, timing), bound, tiling_of(compiled),
             )
         )  # fmt: skip
     return result
