@@ -25,7 +25,7 @@ from dsa_compiler.graph import Layer, LayerGraph
 from dsa_compiler.lower.binding import LoweredKernel, stored_bytes
 from dsa_compiler.lower.lower import lower_layer
 from dsa_compiler.options import CompileOptions
-from dsa_compiler.program.tables import Binding, Program
+from dsa_compiler.program.tables import Binding, HostStep, Program
 from dsa_compiler.target import Target
 
 MOST_RETRIES = 8
@@ -126,7 +126,9 @@ class Compilation:
     def assemble(self, layers: list[CompiledLayer], *, macs: int, info: Mapping[str, Any]) -> Program:
         """The program of compiled layers."""
         plan = place_tensors(self._lifetimes([c.layer for c in layers]), self.target)
-        calls, steps, segment = [], [], 0
+        calls: list[KernelCall] = []
+        steps: list[HostStep] = []
+        segment = 0
         for number, compiled in enumerate(layers):
             if compiled.kernel is None:
                 segment += bool(calls and calls[-1].segment == segment)
@@ -134,7 +136,9 @@ class Compilation:
                 continue
             addresses = self._addresses(compiled.kernel, plan)
             if compiled.trace is not None:
-                calls.append(KernelCall(compiled.trace, addresses, self._constant(compiled.kernel), number, segment, number))
+                calls.append(
+                    KernelCall(compiled.trace, addresses, self._constant(compiled.kernel), number, segment, number)
+                )
                 continue
             segment += bool(calls and calls[-1].segment == segment)
             steps.append(outline_layer(compiled.layer, compiled.kernel, addresses, segment, compiled.host_reason))
@@ -154,8 +158,8 @@ class Compilation:
         addresses = []
         for parameter in kernel.parameters:
             value = parameter.value if not parameter.tensor else self.graph.tensors[parameter.tensor].value
-            constant = value is not None
-            addresses.append(plan.add_constant(value, alignment) if constant else plan.address[parameter.tensor])
+            where = plan.address[parameter.tensor] if value is None else plan.add_constant(value, alignment)
+            addresses.append(where)
         return tuple(addresses)
 
     def _constant(self, kernel: LoweredKernel) -> tuple[bool, ...]:

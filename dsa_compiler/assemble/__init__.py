@@ -1,0 +1,1 @@
+"""Assembly: addresses, flags and order of the instruction streams."""

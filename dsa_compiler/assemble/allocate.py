@@ -32,12 +32,16 @@ def place_buffers(trace: Trace, target: Target, *, from_top: bool = False) -> Pl
     rings = max((b.ring for b in trace.buffers), default=1)
     address = np.full((len(trace.buffers), rings), -1, np.int64)
     for scope in SCRATCH:
-        slots = [(n, s) for n, b in enumerate(trace.buffers) if b.scope == scope and b.parameter < 0 for s in range(b.ring)]
+        slots = [
+            (n, s) for n, b in enumerate(trace.buffers) if b.scope == scope and b.parameter < 0 for s in range(b.ring)
+        ]
         sizes = [trace.buffers[n].bytes for n, _ in slots]
         for (n, s), where in zip(slots, _place(sizes, scope, target, trace.name), strict=True):
             size = trace.buffers[n].bytes
             top = from_top and scope == "l1"
-            address[n, s] = target.memory[scope].size - _up(where + size, target.memory[scope].alignment) if top else where
+            address[n, s] = (
+                target.memory[scope].size - _up(where + size, target.memory[scope].alignment) if top else where
+            )
     return Placement(address)
 
 

@@ -133,7 +133,7 @@ class _Expander:
     def _allocate(self, alloc: AllocBuffer, frame: _Frame) -> None:
         ring = int(alloc.annotations[RING]) if alloc.annotations and RING in alloc.annotations else 1
         number = self.numbers.get(alloc.buffer)
-        if number is None:          # a pass may have copied the body, and with it the allocation
+        if number is None:  # a pass may have copied the body, and with it the allocation
             number = self.add_buffer(alloc.buffer, ring)
         _, first = np.unique(frame.core, return_index=True)
         starts = np.zeros(frame.length, np.int64)

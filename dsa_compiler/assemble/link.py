@@ -7,6 +7,7 @@ one core the bytes in ddr are followed like those of a scratchpad, and no barrie
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,7 +54,11 @@ class Stream:
 
 
 STREAM_ENTRY = np.dtype(
-    [*((n, ENTRY.fields[n][0]) for n in ENTRY.names or () if ENTRY.fields), ("order", np.int64), ("chip_core", np.int32)]
+    [
+        *((n, ENTRY.fields[n][0]) for n in ENTRY.names or () if ENTRY.fields),
+        ("order", np.int64),
+        ("chip_core", np.int32),
+    ]
 )
 
 
@@ -164,9 +169,9 @@ def _barriers(
     reads = (entries["engine"] == _LOAD) & (entries["operands"] > 1) & ~constant[source]
     reads &= operands["scope"][source] == SCOPE_CODE["ddr"]
     result = []
-    for before, call in zip(calls, calls[1:], strict=False):
+    for before, call in itertools.pairwise(calls):
         if before.segment != call.segment:
-            continue                    # between segments every queue runs out
+            continue  # between segments every queue runs out
         rows = np.zeros(2 * target.cores, STREAM_ENTRY)
         cores = np.repeat(np.arange(target.cores), 2)
         rows["opcode"], rows["attrs"], rows["group"] = OPCODES["barrier"].code, code, group
@@ -205,7 +210,7 @@ def _synchronise(
     waits: list[tuple[np.ndarray, FlagUses]] = []
     place = entries["chip_core"].astype(np.int64) * (int(entries["segment"].max()) + 1) + entries["segment"]
     bounds = np.flatnonzero(np.diff(place, prepend=-1, append=-1))
-    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+    for low, high in itertools.pairwise(bounds):
         stream = _core_stream(entries[low:high], klass[low:high], operands, shadow, target)
         core_sets, core_waits = assign_flags(klass[low:high], find_edges(stream), target.sync.flags)
         sets.append((core_sets.entry + low, core_sets))

@@ -6,7 +6,9 @@ is a load, and one whose source lies wholly outside is a fill.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +36,7 @@ def simplify_paddings(trace: Trace) -> Trace:
     return replace(trace, entries=entries, attrs=tuple(attrs))
 
 
-def _intern(attrs: list[dict[str, object]], value: dict[str, object]) -> int:  # type: ignore[type-arg]
+def _intern(attrs: list[Mapping[str, Any]], value: Mapping[str, Any]) -> int:
     if value not in attrs:
         attrs.append(value)
     return attrs.index(value)

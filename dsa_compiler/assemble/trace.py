@@ -17,21 +17,21 @@ TRACE_OPERAND = np.dtype(
         ("role", np.uint8),
         ("dtype", np.uint8),
         ("rank", np.uint8),
-        ("buffer", np.int32),           # index into Trace.buffers
-        ("slot", np.int32),             # place in the buffer's ring
-        ("offset", np.int64),           # bytes from the start of the slot
+        ("buffer", np.int32),  # index into Trace.buffers
+        ("slot", np.int32),  # place in the buffer's ring
+        ("offset", np.int64),  # bytes from the start of the slot
         ("extents", np.int64, (3,)),
-        ("strides", np.int64, (3,)),    # bytes
+        ("strides", np.int64, (3,)),  # bytes
     ]
 )
 
 TRACE_ENTRY = np.dtype(
     [
         ("opcode", np.uint16),
-        ("core", np.int32),         # number in the chip
-        ("key", np.int64),          # place in the core's sequential order
-        ("group", np.int32),        # multicast group within the kernel, or -1
-        ("attrs", np.int32),        # index into Trace.attrs
+        ("core", np.int32),  # number in the chip
+        ("key", np.int64),  # place in the core's sequential order
+        ("group", np.int32),  # multicast group within the kernel, or -1
+        ("attrs", np.int32),  # index into Trace.attrs
         ("operand", np.int64),
         ("operands", np.uint8),
     ]

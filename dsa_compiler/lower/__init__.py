@@ -1,0 +1,1 @@
+"""Kernels: layers as TIR with tiles, scopes and explicit copies."""

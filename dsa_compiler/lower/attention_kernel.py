@@ -120,7 +120,9 @@ class _Step:
 class AttentionKernel:
     """Builds the PrimFunc of one attention layer."""
 
-    def __init__(self, problem: AttentionProblem, tiling: AttentionTiling, operands: AttentionOperands, target: Target) -> None:
+    def __init__(
+        self, problem: AttentionProblem, tiling: AttentionTiling, operands: AttentionOperands, target: Target
+    ) -> None:
         self.p, self.t, self.o, self.target = problem, tiling, operands, target
         self.tiles = ceil_div(ceil_div(problem.rows, tiling.rows), tiling.cores[1])
         self.batches = ceil_div(problem.batches, tiling.cores[0])
@@ -184,9 +186,13 @@ class AttentionKernel:
             lambda r, k: when([self._inside(s, r)], store(q1, [r, k], o.q[tuple(o.q_index(s.b, s.row + r, k))])),
         )
         q0 = buffer("q0", (t.rows, operand_pitch(p.depth, p.dtype, self.target)), p.dtype, "l0a")
-        move = nest([("r", t.rows), ("k", p.depth)], lambda r, k: when([self._inside(s, r)], store(q0, [r, k], q1[r, k])))
+        move = nest(
+            [("r", t.rows), ("k", p.depth)], lambda r, k: when([self._inside(s, r)], store(q0, [r, k], q1[r, k]))
+        )
         extras, loads = self._load_extras(o.score_extras, s, p.keys, "mask")
-        chunks = tile_loop("chunk", ceil_div(p.keys, t.columns), lambda ni: self._score_chunk(s, ni * t.columns, q0, extras))
+        chunks = tile_loop(
+            "chunk", ceil_div(p.keys, t.columns), lambda ni: self._score_chunk(s, ni * t.columns, q0, extras)
+        )
         return sequence(allocate(q1, 2), load, allocate(q0, 2), move, *loads, chunks)
 
     def _score_chunk(self, s: _Step, n0: Expr, q0: Buffer, extras: list[tuple[Buffer, AttentionExtra]]) -> Stmt:
@@ -202,9 +208,14 @@ class AttentionKernel:
             return when([key(n)], store(self.k1, place(k, n), o.k[tuple(o.k_index(s.b, k, n0 + n))]))
 
         b0 = buffer("k0", (p.depth, operand_pitch(t.columns, p.dtype, self.target)), p.dtype, "l0b")
-        move = nest([("k", p.depth), ("n", t.columns)], lambda k, n: when([key(n)], store(b0, [k, n], self.k1[tuple(place(k, n))])))
+        move = nest(
+            [("k", p.depth), ("n", t.columns)],
+            lambda k, n: when([key(n)], store(b0, [k, n], self.k1[tuple(place(k, n))])),
+        )
         acc = buffer("acc", (t.rows, accumulator_pitch(t.columns, "float32", self.target)), "float32", "l0c")
-        product = self._product(acc, q0, b0, t.columns, p.depth, lambda r, n: [self._inside(s, r), key(n)], lambda k: True, first=True)
+        product = self._product(
+            acc, q0, b0, t.columns, p.depth, lambda r, n: [self._inside(s, r), key(n)], lambda k: True, first=True
+        )
 
         def scaled(r: Expr, n: Expr) -> Stmt:
             values = [_element(tile, extra, r, n0 + n) for tile, extra in extras]
@@ -217,7 +228,8 @@ class AttentionKernel:
         )  # fmt: skip
 
     def _product(
-        self, acc: Buffer, left: Buffer, right: Buffer, columns: int, depth: int, inside: Callable[[Expr, Expr], list[Expr]],
+        self, acc: Buffer, left: Buffer, right: Buffer, columns: int, depth: int,
+        inside: Callable[[Expr, Expr], list[Expr]],
         valid: Callable[[Expr], Expr], *, first: bool,
     ) -> Stmt:  # fmt: skip
         """acc[r, n] += left[r, k] * right[k, n], from 0 if `first`."""
@@ -322,7 +334,12 @@ class AttentionKernel:
         first = is_zero(ki)
         more = None if first is True else self._product(acc, a0, b0, width, t.chunk, inside, valid, first=False)
         return sequence(
-            when([s.first], sequence(load, fill)), allocate(a0, 2), move_a, allocate(b0, 2), move_b, when([first], start, more)
+            when([s.first], sequence(load, fill)),
+            allocate(a0, 2),
+            move_a,
+            allocate(b0, 2),
+            move_b,
+            when([first], start, more),
         )
 
     # ---- operands of the epilogues -----------------------------------------------------------------------------

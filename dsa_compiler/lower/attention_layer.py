@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-
 import numpy as np
 
 from dsa_compiler.errors import Infeasible
@@ -130,14 +129,26 @@ def _fits(p: AttentionProblem, t: AttentionTiling, wide_extras: int, target: Tar
     score_row = l1(p.keys)
     need = t.ahead * p.keys * (l1(p.depth) + l1(p.width + 1)) + SLOTS * t.rows * score_row
     need += t.rows * (l1(1) + 2 * l1(1, "float32")) + 2 * t.rows * (l1(p.depth) + l1(p.width, "float32"))
-    need += 2 * (wide_extras * t.rows * l1(p.keys, "float32") + 2 * l1(p.keys, "float32")) + 2 * t.rows * l1(t.columns, "float32")
+    need += 2 * (wide_extras * t.rows * l1(p.keys, "float32") + 2 * l1(p.keys, "float32")) + 2 * t.rows * l1(
+        t.columns, "float32"
+    )
     operand = lambda n: operand_pitch(n, p.dtype, target) * item  # noqa: E731
     l0a = 2 * t.rows * (operand(p.depth) + operand(t.chunk))
     l0b = 2 * (p.depth * operand(t.columns) + t.chunk * operand(p.width + 1))
     acc = accumulator_pitch(t.columns, "float32", target) + accumulator_pitch(p.width + 1, "float32", target)
     limits = target.limits
-    small = t.rows <= limits.matrix_m and max(t.columns, p.width + 1) <= limits.matrix_n and max(p.depth, t.chunk) <= limits.matrix_k
-    return small and need <= memory["l1"].size and l0a <= memory["l0a"].size and l0b <= memory["l0b"].size and 2 * t.rows * acc * 4 <= memory["l0c"].size
+    small = (
+        t.rows <= limits.matrix_m
+        and max(t.columns, p.width + 1) <= limits.matrix_n
+        and max(p.depth, t.chunk) <= limits.matrix_k
+    )
+    return (
+        small
+        and need <= memory["l1"].size
+        and l0a <= memory["l0a"].size
+        and l0b <= memory["l0b"].size
+        and 2 * t.rows * acc * 4 <= memory["l0c"].size
+    )
 
 
 def _cycles(p: AttentionProblem, t: AttentionTiling, chains: Sequence[Chain], target: Target) -> float:
@@ -147,11 +158,19 @@ def _cycles(p: AttentionProblem, t: AttentionTiling, chains: Sequence[Chain], ta
     width, cost = engine.vector.width, engine.vector.cost["transcendental"]
     lanes = t.rows * p.keys / width
     epilogue = 4 + item * max(0, chains[0].operations - 1)
-    vector = lanes * (epilogue + item * (2 + cost)) + 4 * t.rows * engine.vector.row_overhead + 12 * (engine.vector.startup + 4)
+    vector = (
+        lanes * (epilogue + item * (2 + cost))
+        + 4 * t.rows * engine.vector.row_overhead
+        + 12 * (engine.vector.startup + 4)
+    )
     vector += ceil_div(p.keys, t.columns) * (engine.vector.startup + 4 + t.rows) * max(1, chains[0].operations)
     tiles = ceil_div(t.rows, um)
-    score = ceil_div(p.keys, t.columns) * (engine.matrix.startup + 3 + tiles * ceil_div(t.columns, un) * ceil_div(p.depth, uk))
-    value = ceil_div(p.keys, t.chunk) * (engine.matrix.startup + 3 + tiles * ceil_div(p.width + 1, un) * ceil_div(t.chunk, uk))
+    score = ceil_div(p.keys, t.columns) * (
+        engine.matrix.startup + 3 + tiles * ceil_div(t.columns, un) * ceil_div(p.depth, uk)
+    )
+    value = ceil_div(p.keys, t.chunk) * (
+        engine.matrix.startup + 3 + tiles * ceil_div(p.width + 1, un) * ceil_div(t.chunk, uk)
+    )
     moved = p.keys * (p.depth + p.width + t.rows) * item / engine.move.port_bandwidth
     move = moved + (ceil_div(p.keys, t.columns) + 2 * ceil_div(p.keys, t.chunk)) * (engine.move.startup + 3)
     steps = ceil_div(p.batches, t.cores[0]) * ceil_div(ceil_div(p.rows, t.rows), t.cores[1])

@@ -61,9 +61,7 @@ def _needed(calls: Sequence[OpCall], start: int) -> list[int]:
     return sorted(found)
 
 
-def _element(
-    call: OpCall, results: Mapping[int, Expr], operands: Sequence[Expr], places: Mapping[int, int]
-) -> Expr:
+def _element(call: OpCall, results: Mapping[int, Expr], operands: Sequence[Expr], places: Mapping[int, int]) -> Expr:
     raw = [_argument(kind, value, results, operands, places) for kind, value in call.args]
     known = [r for r in raw if r is not None]
     dtype = str(known[-1].ty.dtype) if known else computation_dtype(call.dtype)

@@ -67,7 +67,10 @@ class ConcatKernel(TileKernel):
         axes = [(f"i{a}", e if a in operand.varies else 1) for a, e in enumerate(extents)]
 
         def element(*indices: Expr) -> Stmt:
-            at = [s + i if a in operand.varies else integer(0) for a, (s, i) in enumerate(zip(starts, indices, strict=True))]
+            at = [
+                s + i if a in operand.varies else integer(0)
+                for a, (s, i) in enumerate(zip(starts, indices, strict=True))
+            ]
             guards = self.inside(starts, indices, inner=True, axes=operand.varies - {self.axis})
             return when(guards, store(tile, list(indices), operand.source[tuple(operand.index(at))]))
 
@@ -84,11 +87,13 @@ class ConcatKernel(TileKernel):
                 begin = ends[number] - self.sizes[number]
                 moved = [i - begin if a == self.axis and begin else i for a, i in enumerate(indices)]
                 piece = tiles[number][tuple(self._place(self.operands[number].varies, moved))]
-                value = piece if value is None else tirx.if_then_else(indices[self.axis] < integer(ends[number]), piece, value)
+                value = (
+                    piece
+                    if value is None
+                    else tirx.if_then_else(indices[self.axis] < integer(ends[number]), piece, value)
+                )
             at = [s + i for s, i in zip(starts, indices, strict=True)]
             guards = self.inside(starts, indices, inner=True, axes=every)
             return when(guards, store(self.out, self.out_index(at), value))
 
         return nest(axes, element)
-
-

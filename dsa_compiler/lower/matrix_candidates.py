@@ -149,10 +149,14 @@ def inner_cycles(t: Tiles, p: MatrixProblem) -> np.ndarray:
 def _pixel_tiles(p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> list[tuple[int, int]]:
     """(rows, columns): rows of an img2col are tight, so several rows need columns that divide the width."""
     limit, um = target.limits.matrix_m, target.engine.matrix.unit[p.dtype][0]
-    widths = {ceil_div(p.out_width, j) for j in range(1, 9)} | {int(up(ceil_div(p.out_width, j), um)) for j in range(1, 9)}
+    widths = {ceil_div(p.out_width, j) for j in range(1, 9)} | {
+        int(up(ceil_div(p.out_width, j), um)) for j in range(1, 9)
+    }
     if p.lines is not None:
         unit = target.memory["l1"].alignment
-        widths = {w for w in widths if w == p.out_width or w * p.stride[1] * p.channels * item_bytes(p.dtype) % unit == 0} | {unit // 8}
+        widths = {
+            w for w in widths if w == p.out_width or w * p.stride[1] * p.channels * item_bytes(p.dtype) % unit == 0
+        } | {unit // 8}
     tiles = set()
     for w in (w for w in widths if w <= min(p.out_width, limit)):
         most = min(p.out_height, max(1, min(limit, 512) // w)) if p.out_width % w == 0 else 1
@@ -163,7 +167,11 @@ def _pixel_tiles(p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> li
         rows |= {int(up(ceil_div(p.out_height, j), um)) for j in range(1, 33)}
         if traffic.a_transposed:
             unit = target.row_elements(item_bytes(p.dtype))
-            rows = {r for r in rows if r % unit == 0 and r <= limit} | ({p.out_height} if p.out_height <= limit else set()) | {unit}
+            rows = (
+                {r for r in rows if r % unit == 0 and r <= limit}
+                | ({p.out_height} if p.out_height <= limit else set())
+                | {unit}
+            )
             tiles |= {(r, w) for r in rows}
             continue
         tiles |= {(r, w) for r in rows if r <= most and (up(r * w, um) <= 1.35 * r * w or r in (1, most))}
@@ -173,7 +181,9 @@ def _pixel_tiles(p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> li
 def _n_tiles(p: MatrixProblem, target: Target) -> list[int]:
     un = target.engine.matrix.unit[p.dtype][1]
     limit, top = min(target.limits.matrix_n, 512), int(up(p.out_channels, un))
-    sizes = {un * f for f in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)} | {int(up(ceil_div(p.out_channels, j), un)) for j in range(1, 9)}
+    sizes = {un * f for f in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)} | {
+        int(up(ceil_div(p.out_channels, j), un)) for j in range(1, 9)
+    }
     return sorted(s for s in sizes if s <= min(limit, top)) or [min(top, limit)]
 
 
@@ -189,7 +199,9 @@ def _k_chunks(p: MatrixProblem, target: Target) -> list[tuple[tuple[int, int], i
     for taps in {(kh, kw), (1, kw), (1, 1)}:
         chunks |= {(taps, c) for c in divisors}
     if kh * kw == 1:
-        tails = {unit * f for f in (1, 2, 4, 8, 16, 32)} | {int(up(ceil_div(p.channels, j), unit)) for j in range(1, 17)}
+        tails = {unit * f for f in (1, 2, 4, 8, 16, 32)} | {
+            int(up(ceil_div(p.channels, j), unit)) for j in range(1, 17)
+        }
         chunks |= {((1, 1), c) for c in tails if c <= p.channels}
     return sorted((t, c) for t, c in chunks if t[0] * t[1] * c <= limit)
 
@@ -217,16 +229,16 @@ def placements(tiles: Tiles, p: MatrixProblem, traffic: MatrixTraffic, target: T
     for i in range(len(tiles.rows)):
         rows += _placements_of(i, tiles, p, target)
     table = np.array(rows, np.int64).reshape(-1, 12)
-    index, *columns = table.T
-    flags = [columns[6].astype(bool), columns[7].astype(bool), columns[8].astype(bool)]
-    return Candidates(tiles.take(index), *columns[:6], *flags, columns[9], columns[10])
+    index, gb, gm, gn, piece_rows, piece_columns, panel, outer, stream_a, stream_b, ring_a, ring_b = table.T
+    flags = outer.astype(bool), stream_a.astype(bool), stream_b.astype(bool)
+    return Candidates(tiles.take(index), gb, gm, gn, piece_rows, piece_columns, panel, *flags, ring_a, ring_b)
 
 
 def _placements_of(i: int, tiles: Tiles, p: MatrixProblem, target: Target) -> list[tuple[int, ...]]:
     rows, columns, n = int(tiles.rows[i]), int(tiles.columns[i]), int(tiles.n[i])
     row_tiles, column_tiles = ceil_div(p.out_height, rows), ceil_div(p.out_width, columns)
     chunks = ceil_div(p.out_channels, n)
-    result = []
+    result: list[tuple[int, ...]] = []
     for gb, gm, gn in core_splits(p, chunks, target):
         mine = ceil_div(chunks, gn)
         panels = sorted({1, 2, 4, mine, ceil_div(mine, 2)} & set(range(1, mine + 1)))

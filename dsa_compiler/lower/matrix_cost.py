@@ -57,7 +57,9 @@ def shape_of(x: Candidates, p: MatrixProblem, traffic: MatrixTraffic, target: Ta
     elif p.lines is not None:
         line = columns_in * p.channels * item
         a_bytes = rows_in * up(line, target.memory["l1"].alignment)
-        a_charged = np.maximum(rows_in * burst_bytes(np.minimum(line, p.lines.extent * item), line * 0 + item, burst), a_bytes)
+        a_charged = np.maximum(
+            rows_in * burst_bytes(np.minimum(line, p.lines.extent * item), np.full_like(line, item), burst), a_bytes
+        )
     else:
         a_bytes = rows_in * columns_in * width * item
         whole = (channels == p.channels) & (width == channels)
@@ -70,7 +72,8 @@ def shape_of(x: Candidates, p: MatrixProblem, traffic: MatrixTraffic, target: Ta
     out_charged = np.where(joined, m * run, m * burst_bytes(run, np.where(chunks > 1, t.n * out_item, run), burst))
     return Shape(
         k_chunks, pieces, -(-pieces // x.gm), -(-p.batches // x.gb), chunks, chunks_core, -(-chunks_core // x.panel),
-        -(-x.piece_rows // t.rows) * -(-x.piece_columns // t.columns), np.minimum(x.gm, pieces) * np.minimum(x.gn, chunks) * x.gb,
+        -(-x.piece_rows // t.rows) * -(-x.piece_columns // t.columns),
+        np.minimum(x.gm, pieces) * np.minimum(x.gn, chunks) * x.gb,
         a_bytes, a_charged, b_bytes, b_charged, out_charged, out_charged * traffic.extras, _vector(x, traffic, target),
     )  # fmt: skip
 
@@ -125,7 +128,9 @@ def estimate(x: Candidates, s: Shape, p: MatrixProblem, traffic: MatrixTraffic, 
     tiles = s.batches_core * s.pieces_core * s.chunks_core * s.tiles_piece * share * even
     a_loads = np.where(x.stream_a, s.pieces_core * s.chunks_core, s.pieces_core * np.where(x.panel_outer, s.panels, 1))
     a_parts = np.where(x.stream_a, -(-p.channels // t.c), 1)
-    b_loads = s.chunks_core * np.where(x.stream_b, s.pieces_core * s.tiles_piece, np.where(x.panel_outer, 1, s.pieces_core))
+    b_loads = s.chunks_core * np.where(
+        x.stream_b, s.pieces_core * s.tiles_piece, np.where(x.panel_outer, 1, s.pieces_core)
+    )
     load_a = s.batches_core * a_loads * s.a_charged * a_parts
     load_b = s.batches_core * b_loads * s.b_charged
     extra, out = tiles * s.extra_charged, tiles * s.out_charged

@@ -200,9 +200,7 @@ class MatrixOperands:
 class MatrixKernel:
     """Builds the PrimFunc of one problem with one tiling."""
 
-    def __init__(
-        self, problem: MatrixProblem, tiling: MatrixTiling, operands: MatrixOperands, target: Target
-    ) -> None:
+    def __init__(self, problem: MatrixProblem, tiling: MatrixTiling, operands: MatrixOperands, target: Target) -> None:
         self.p, self.t, self.o, self.target = problem, tiling, operands, target
         p, t = problem, tiling
         self.row_blocks = ceil_div(p.out_height, t.piece_rows)
@@ -244,7 +242,9 @@ class MatrixKernel:
     def _panel_outer(self, b: Expr, cm: Expr, cn: Expr) -> Stmt:
         def panel(no: Expr) -> Stmt:
             held = self._panel_buffers()
-            inner = tile_loop("piece", self.pieces_core, lambda po: self._piece(b, cm, cn, no, po, held, load_b=is_zero(po)))
+            inner = tile_loop(
+                "piece", self.pieces_core, lambda po: self._piece(b, cm, cn, no, po, held, load_b=is_zero(po))
+            )
             return sequence(*self._allocations(held), inner)
 
         return tile_loop("panel", self.panels, panel)
@@ -252,7 +252,9 @@ class MatrixKernel:
     def _piece_outer(self, b: Expr, cm: Expr, cn: Expr) -> Stmt:
         return tile_loop("piece", self.pieces_core, lambda po: self._piece(b, cm, cn, None, po, None, load_b=True))
 
-    def _piece(self, b: Expr, cm: Expr, cn: Expr, no: Expr | None, po: Expr, held: dict[str, Buffer] | None, load_b: Expr) -> Stmt:
+    def _piece(
+        self, b: Expr, cm: Expr, cn: Expr, no: Expr | None, po: Expr, held: dict[str, Buffer] | None, load_b: Expr
+    ) -> Stmt:
         piece = cm * self.pieces_core + po
         guard = below(piece, self.pieces, self.t.cores[1] * self.pieces_core - 1)
         columns, rows = self.column_blocks, self.row_blocks
@@ -284,7 +286,11 @@ class MatrixKernel:
         def chunk(ni: Expr) -> Stmt:
             local = no * t.panel + ni
             number = cn * self.chunks_core + local
-            most = t.cores[2] * self.chunks_core - 1 if t.panel * self.panels == self.chunks_core else self.chunks + self.chunks_core
+            most = (
+                t.cores[2] * self.chunks_core - 1
+                if t.panel * self.panels == self.chunks_core
+                else self.chunks + self.chunks_core
+            )
             guards = [below(number, self.chunks, most)]
             if t.panel * self.panels != self.chunks_core:
                 guards.append(below(local, self.chunks_core, t.panel * self.panels - 1))
@@ -317,7 +323,11 @@ class MatrixKernel:
         if p.lines is not None:
             groups = self.pitch(p.columns_in(t.piece_columns) * p.channels, p.dtype) // p.channels
             return buffer("a1", (p.rows_in(t.piece_rows), groups, p.channels), p.dtype, "l1")
-        shape = (p.rows_in(t.piece_rows), p.columns_in(t.piece_columns), self.pitch(t.c if t.stream_a else p.channels, p.dtype))
+        shape = (
+            p.rows_in(t.piece_rows),
+            p.columns_in(t.piece_columns),
+            self.pitch(t.c if t.stream_a else p.channels, p.dtype),
+        )
         return buffer("a1", shape, p.dtype, "l1")
 
     def _panel_buffers(self) -> dict[str, Buffer]:
@@ -397,8 +407,12 @@ class MatrixKernel:
                     inside.append(base + c < integer(p.source_channels))
                 value = tirx.if_then_else(tirx.all(*inside), value, constant(0, p.dtype))
             else:
-                guards.append(below(yy, p.height, (self.row_blocks * t.piece_rows - 1) * p.stride[0] + p.rows_in(1) - 1))
-                guards.append(below(xx, p.width, (self.column_blocks * t.piece_columns - 1) * p.stride[1] + p.columns_in(1) - 1))
+                guards.append(
+                    below(yy, p.height, (self.row_blocks * t.piece_rows - 1) * p.stride[0] + p.rows_in(1) - 1)
+                )
+                guards.append(
+                    below(xx, p.width, (self.column_blocks * t.piece_columns - 1) * p.stride[1] + p.columns_in(1) - 1)
+                )
             if partial:
                 guards.append(y < integer(piece))
             return when(guards, store(a1, [y, x, c], value))
@@ -411,7 +425,9 @@ class MatrixKernel:
         """Load the lines of a piece, or of `rows` of it: whole rows of the image, all planes of each."""
         p, t, planes = self.p, self.t, lines.planes
         piece = p.rows_in(t.piece_rows) // planes
-        first, count = (integer(0), piece) if rows is None else (tirx.floordiv(rows[0], integer(planes)), rows[1] // planes)
+        first, count = (
+            (integer(0), piece) if rows is None else (tirx.floordiv(rows[0], integer(planes)), rows[1] // planes)
+        )
         if rows is not None and planes == 1:
             first = rows[0]
         top = y0 * (p.stride[0] // planes) - p.pad[0] // planes
@@ -422,7 +438,9 @@ class MatrixKernel:
             y = first + r
             yy, xx = top + y, left + x
             inside = tirx.all(yy >= 0, yy < p.height // planes, xx >= 0, xx < lines.extent)
-            value = tirx.if_then_else(inside, self.o.a[tuple(self.o.a_index(b, image, yy, xx, plane))], constant(0, p.dtype))
+            value = tirx.if_then_else(
+                inside, self.o.a[tuple(self.o.a_index(b, image, yy, xx, plane))], constant(0, p.dtype)
+            )
             guards = [y < integer(piece)] if partial else []
             # the groups of a line are contiguous: `x` runs on through them
             return when(guards, store(a1, [y * planes + plane, integer(0), x], value))
@@ -438,7 +456,9 @@ class MatrixKernel:
         t, o = self.t, self.o
         stmts: list[Stmt] = []
         if o.bias is not None:
-            stmts.append(nest([("n", t.n)], lambda n: store(held["bias1"], [ni, n], o.bias[self._shared(b), number, n])))
+            stmts.append(
+                nest([("n", t.n)], lambda n: store(held["bias1"], [ni, n], o.bias[self._shared(b), number, n]))
+            )
         for i, extra in enumerate(o.extras):
             if f"extra{i}" in held:
                 stmts.append(self._load_vector(held[f"extra{i}"], extra, b, number, ni))
@@ -451,7 +471,9 @@ class MatrixKernel:
         def element(n: Expr) -> Stmt:
             channel = number * t.n + n
             guard = below(channel, self.p.out_channels, self.chunks * t.n - 1) if "n" in extra.varies else True
-            return when([guard], store(target, [ni, n], extra.source[tuple(extra.index(Point(b, zero, zero, zero, channel)))]))
+            return when(
+                [guard], store(target, [ni, n], extra.source[tuple(extra.index(Point(b, zero, zero, zero, channel)))])
+            )
 
         return nest(axes, element)
 
@@ -467,7 +489,10 @@ class MatrixKernel:
             row = cc * t.c + k
             channel = number * t.n + n
             place = [ni, n, row] if o.b_transposed else [ni, row, n]
-            guards = [below(channel, p.out_channels, self.chunks * t.n - 1), below(row, p.channels, self.k_blocks[0] * t.c - 1)]
+            guards = [
+                below(channel, p.out_channels, self.chunks * t.n - 1),
+                below(row, p.channels, self.k_blocks[0] * t.c - 1),
+            ]
             return when(guards, store(b1, place, o.b[tuple(index(b, row, channel))]))
 
         if o.b_transposed:
@@ -487,7 +512,9 @@ class MatrixKernel:
         a1: Buffer | None, held: dict[str, Buffer], load_b: list[Expr],
     ) -> Stmt:  # fmt: skip
         p, t = self.p, self.t
-        acc = buffer("acc", (t.rows, t.columns, accumulator_pitch(t.n, p.accumulator, self.target)), p.accumulator, "l0c")
+        acc = buffer(
+            "acc", (t.rows, t.columns, accumulator_pitch(t.n, p.accumulator, self.target)), p.accumulator, "l0c"
+        )
         guards = self._tile_guards(y0, x0, ty, tx)
 
         def block(cc: Expr) -> Stmt:
@@ -572,7 +599,13 @@ class MatrixKernel:
         return nest([("r", t.rows), ("w", t.columns), ("kh", t.taps[0]), ("kw", t.taps[1]), ("c", t.c)], element)
 
     def _b_source(
-        self, held: dict[str, Buffer], b: Expr, number: Expr, ni: Expr, block: tuple[Expr, Expr, Expr], load_b: list[Expr]
+        self,
+        held: dict[str, Buffer],
+        b: Expr,
+        number: Expr,
+        ni: Expr,
+        block: tuple[Expr, Expr, Expr],
+        load_b: list[Expr],
     ) -> tuple[list[Stmt], Buffer, Callable[[Expr, Expr], list[Expr]]]:
         """Loads to do now, the buffer that holds the chunk's rows, and its index from (k, n)."""
         t, o = self.t, self.o
@@ -585,11 +618,16 @@ class MatrixKernel:
             return loads, held["b1"], lambda k, n: [ni, n, cc * t.c + k] if o.b_transposed else [ni, cc * t.c + k, n]
         if o.b_index is None:
             b1 = buffer("b1", (self.k_chunk, self.n_pitch), self.p.dtype, "l1")
-            load = nest([("k", self.k_chunk), ("n", self.n_pitch)], lambda k, n: store(b1, [k, n], o.b[self._shared(b), number, kc, k, n]))
+            load = nest(
+                [("k", self.k_chunk), ("n", self.n_pitch)],
+                lambda k, n: store(b1, [k, n], o.b[self._shared(b), number, kc, k, n]),
+            )
             return [allocate(b1, t.ring_b), load], b1, lambda k, n: [k, n]
         return self._stream_b(b, number, cc)
 
-    def _stream_b(self, b: Expr, number: Expr, cc: Expr) -> tuple[list[Stmt], Buffer, Callable[[Expr, Expr], list[Expr]]]:
+    def _stream_b(
+        self, b: Expr, number: Expr, cc: Expr
+    ) -> tuple[list[Stmt], Buffer, Callable[[Expr, Expr], list[Expr]]]:
         p, t, o = self.p, self.t, self.o
         index = o.b_index
         assert index is not None  # the caller has looked
@@ -598,15 +636,22 @@ class MatrixKernel:
 
         def element(k: Expr, n: Expr) -> Stmt:
             channel = number * t.n + n
-            guards = [below(channel, p.out_channels, self.chunks * t.n - 1), below(cc * t.c + k, p.channels, self.k_blocks[0] * t.c - 1)]
-            return when(guards, store(b1, [n, k] if o.b_transposed else [k, n], o.b[tuple(index(b, cc * t.c + k, channel))]))
+            guards = [
+                below(channel, p.out_channels, self.chunks * t.n - 1),
+                below(cc * t.c + k, p.channels, self.k_blocks[0] * t.c - 1),
+            ]
+            return when(
+                guards, store(b1, [n, k] if o.b_transposed else [k, n], o.b[tuple(index(b, cc * t.c + k, channel))])
+            )
 
         if o.b_transposed:
             load = nest([("n", t.n), ("k", t.c)], lambda n, k: element(k, n))
             return [allocate(b1, t.ring_b), load], b1, lambda k, n: [n, k]
         return [allocate(b1, t.ring_b), nest([("k", t.c), ("n", t.n)], element)], b1, lambda k, n: [k, n]
 
-    def _move_b(self, b0: Buffer, b1: Buffer, index: Callable[[Expr, Expr], list[Expr]], cc: Expr, number: Expr) -> Stmt:
+    def _move_b(
+        self, b0: Buffer, b1: Buffer, index: Callable[[Expr, Expr], list[Expr]], cc: Expr, number: Expr
+    ) -> Stmt:
         def element(k: Expr, n: Expr) -> Stmt:
             return when(self._column_guards(cc, number, k, n), store(b0, [k, n], b1[tuple(index(k, n))]))
 
@@ -636,7 +681,10 @@ class MatrixKernel:
             if start is None:
                 return steps
             value = start["bias0"][integer(0), n] if "bias0" in start else constant(0, p.accumulator)
-            guards = [*self._inside(y0, x0, ty, tx, r, w), below(number * t.n + n, p.out_channels, self.chunks * t.n - 1)]
+            guards = [
+                *self._inside(y0, x0, ty, tx, r, w),
+                below(number * t.n + n, p.out_channels, self.chunks * t.n - 1),
+            ]
             return sequence(when(guards, store(acc, [r, w, n], value)), steps)
 
         return nest([("r", t.rows), ("w", t.columns), ("n", t.n)], element)
@@ -656,7 +704,9 @@ class MatrixKernel:
             below(number * t.n + n, p.out_channels, self.chunks * t.n - 1),
         ]
         if o.epilogue is None and dtype == p.accumulator:
-            return nest(axes, lambda r, w, n: when(guards(r, w, n), store(o.out, o.out_index(point(r, w, n)), acc[r, w, n])))
+            return nest(
+                axes, lambda r, w, n: when(guards(r, w, n), store(o.out, o.out_index(point(r, w, n)), acc[r, w, n]))
+            )
         stmts, values = [], []
         for i, extra in enumerate(o.extras):
             if f"extra{i}" in held:
@@ -674,7 +724,9 @@ class MatrixKernel:
                 result = o.epilogue(result, [v(r, w, n) for v in values])
             return when(guards(r, w, n), store(out1, [r, w, n], cast(result, dtype)))
 
-        back = nest(axes, lambda r, w, n: when(guards(r, w, n), store(o.out, o.out_index(point(r, w, n)), out1[r, w, n])))
+        back = nest(
+            axes, lambda r, w, n: when(guards(r, w, n), store(o.out, o.out_index(point(r, w, n)), out1[r, w, n]))
+        )
         return sequence(*stmts, allocate(out1, t.ring_out), nest(axes, compute), back)
 
     def _in_phase(self, b: Expr, x: Expr) -> list[Expr]:

@@ -16,6 +16,7 @@ from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.lower.binding import (
     LoweredKernel,
     Parameter,
+    Reach,
     constant_parameter,
     materialize,
     reach,
@@ -45,7 +46,7 @@ class _Form:
     a: View
     a_at: Callable[[Expr, Expr, Expr, Expr, Expr], list[Expr]]
     out_at: Callable[[Point], list[Expr]]
-    out_axes: tuple[str, ...]
+    out_axes: tuple[tuple[str, ...], ...]
     weights: np.ndarray | None
     b: View | None = None
     b_at: Callable[[Expr, Expr, Expr], list[Expr]] | None = None
@@ -61,7 +62,9 @@ class _Form:
         return flat
 
 
-def lower_matrix_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0, tiling: MatrixTiling | None = None) -> LoweredKernel:
+def lower_matrix_layer(
+    layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0, tiling: MatrixTiling | None = None
+) -> LoweredKernel:
     """The kernel of a conv2d or matmul layer, with the tiling of that rank unless one is given.
 
     Raises `Infeasible` if no tiling fits.
@@ -128,8 +131,13 @@ def _extras(
         else:
             parameters.append(Parameter(place.buffer, view.tensor))
         varies = frozenset(c for d in varying(view) for c in form.out_axes[d])
-        result.append(Extra(place.buffer, lambda p, r=place: r.index(form.out_at(p)), varies))
+        result.append(Extra(place.buffer, _at_point(place, form), varies))
     return result
+
+
+def _at_point(place: Reach, form: _Form) -> Callable[[Point], list[Expr]]:
+    """The index of an operand of the epilogue at a point of the output."""
+    return lambda point: place.index(form.out_at(point))
 
 
 # ---- bias ----------------------------------------------------------------------------------------------------
@@ -248,7 +256,12 @@ def _product_form(layer: Layer, graph: LayerGraph) -> _Form:
     a_transposed = not left.contiguous(len(left.shape) - 1)
     extras = [v for i, v in enumerate(layer.inputs) if i not in {int(v) for _, v in call.args}]
     joined = join_rows(left)
-    if shared and not a_transposed and joined is not None and all(join_rows(v) is not None for v in [layer.output, *extras]):
+    if (
+        shared
+        and not a_transposed
+        and joined is not None
+        and all(join_rows(v) is not None for v in [layer.output, *extras])
+    ):
         problem = MatrixProblem(1, 1, joined.shape[0], 1, k, joined.shape[0], 1, columns)
         one = replace(right, shape=(k, columns), strides=right.strides[-2:])
         if not constant:
@@ -277,7 +290,9 @@ def with_batches(view: View, out_shape: tuple[int, ...]) -> View:
     shape = (1,) * lead + view.shape
     strides = ((0, 0),) * lead + view.strides
     wide = tuple(out_shape[d] if d < len(out_shape) - 2 else n for d, n in enumerate(shape))
-    steps = tuple((0, 0) if n == 1 and d < len(out_shape) - 2 else s for d, (n, s) in enumerate(zip(shape, strides, strict=True)))
+    steps = tuple(
+        (0, 0) if n == 1 and d < len(out_shape) - 2 else s for d, (n, s) in enumerate(zip(shape, strides, strict=True))
+    )
     return replace(view, shape=wide, strides=steps)
 
 
@@ -293,5 +308,3 @@ def unflatten(number: Expr, dims: tuple[int, ...]) -> list[Expr]:
         result.insert(0, tirx.floormod(rest, integer(n)) if outer > 1 else rest)
         rest = tirx.floordiv(rest, integer(n)) if outer > 1 else rest
     return result
-
-

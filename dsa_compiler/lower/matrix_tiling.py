@@ -29,7 +29,9 @@ DOUBLING = 0.01
 __all__ = ["MatrixTraffic", "choose_matrix_tiling", "rank_matrix_tilings"]
 
 
-def choose_matrix_tiling(problem: MatrixProblem, traffic: MatrixTraffic, target: Target, *, rank: int = 0) -> MatrixTiling:
+def choose_matrix_tiling(
+    problem: MatrixProblem, traffic: MatrixTraffic, target: Target, *, rank: int = 0
+) -> MatrixTiling:
     """The tiling of least expected time, or the one `rank` places behind it.
 
     Raises `Infeasible` if no candidate fits the scratchpads.
@@ -66,9 +68,7 @@ def rank_matrix_tilings(
     return [(cycles, x.tiling(i)) for cycles, i in ranked]
 
 
-def _simulate(
-    x: Candidates, s: Shape, row: int, p: MatrixProblem, traffic: MatrixTraffic, target: Target
-) -> float:
+def _simulate(x: Candidates, s: Shape, row: int, p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> float:
     """The time of one candidate by a simulation of its pipeline; see `pipeline_model`."""
     t = x.tiling(row)
     one = lambda a: float(a[row])  # noqa: E731
@@ -82,12 +82,15 @@ def _simulate(
     extra, out = one(s.extra_charged), one(s.out_charged)
     m_flows, n_flows = min(t.cores[1], int(s.pieces[row])), min(t.cores[2], int(s.chunks[row]))
     shared = target.features.multicast
-    a_flows, b_flows = t.cores[0] * m_flows * (1 if shared else n_flows), t.cores[0] * n_flows * (1 if shared else m_flows)
+    a_flows, b_flows = (
+        t.cores[0] * m_flows * (1 if shared else n_flows),
+        t.cores[0] * n_flows * (1 if shared else m_flows),
+    )
     cores = int(s.used[row])
     load = load_a + load_b + extra
     port, memory = target.engine.load.port_bandwidth, target.memory["ddr"].bandwidth
     alone = sum(bytes_ / min(port, memory / n) for bytes_, n in ((load_a, a_flows), (load_b, b_flows), (extra, cores)))
-    flows = memory * alone / np.maximum(load, 1.0)      # that give the loads, one after another, the time they take
+    flows = memory * alone / np.maximum(load, 1.0)  # that give the loads, one after another, the time they take
     early = np.where(load_b > 0, 1.0 - 1.0 / k_chunks, 0.0)
     after = _slots(batch, piece, chunk, load_a, t)
     if t.stream_a or t.stream_b:
@@ -132,7 +135,9 @@ def _first_loads(t: MatrixTiling, p: MatrixProblem, piece_bytes: float, chunk_by
         load_a = np.full(len(ty), piece_bytes * -(-p.channels // t.c))
     else:
         first = chunk % t.panel == 0 if t.panel_outer else chunk == 0
-        load_a = np.where(first & (tx == 0), np.where(ty == 0, piece_bytes * head / rows, piece_bytes * step / rows), 0.0)
+        load_a = np.where(
+            first & (tx == 0), np.where(ty == 0, piece_bytes * head / rows, piece_bytes * step / rows), 0.0
+        )
     if t.stream_b:
         return load_a, np.full(len(ty), chunk_bytes)
     first = (ty == 0) & (tx == 0) & ((piece == 0) | (not t.panel_outer))

@@ -63,15 +63,15 @@ def simulate_steps(steps: Steps, machine: Machine, total: int) -> float:
 @numba.njit(cache=True)
 def _run(load, flows, after, early, work, vector, store, load_port, store_port, ddr, latency, cores, slots):  # type: ignore[no-untyped-def]
     count = work.shape[0]
-    loaded = np.zeros(count)        # when the load of a step is there
-    worked = np.zeros(count)        # when its products end
-    stored = np.full(count, -1.0)   # when its result is in memory
+    loaded = np.zeros(count)  # when the load of a step is there
+    worked = np.zeros(count)  # when its products end
+    stored = np.full(count, -1.0)  # when its result is in memory
     now = 0.0
-    li, si = 0, 0                   # next load and store
+    li, si = 0, 0  # next load and store
     load_left, store_left = -1.0, -1.0
     load_ready, store_ready = 0.0, 0.0
     computed = 0
-    finished = np.zeros(count)      # when the epilogue ends
+    finished = np.zeros(count)  # when the epilogue ends
     previous_work, previous_vector = 0.0, 0.0
     while si < count:
         # products and epilogues of every step whose load is known to have arrived

@@ -69,7 +69,7 @@ def core_loop(name: str, extent: int, weight: int, body: Callable[[Expr], Stmt])
 
 
 def nest(axes: Sequence[tuple[str, int]], body: Callable[..., Stmt], start: Mapping[str, Expr] | None = None) -> Stmt:
-    """Loops over `axes` (name, extent), outermost first, around `body(*indices)`; `start` holds bounds that are not 0."""
+    """Loops over `axes` (name, extent), outermost first, around `body(*indices)`; `start`: bounds that are not 0."""
     indices: list[Expr] = []
 
     def build(depth: int) -> Stmt:

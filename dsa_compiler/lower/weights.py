@@ -8,7 +8,7 @@ from dsa_compiler.lower.matrix_kernel import MatrixKernel
 
 
 def chunk_weights(weights: np.ndarray, kernel: MatrixKernel) -> np.ndarray:
-    """Weights [batches, kh, kw, c, n] as [batches, n chunks, k chunks, k, pitch of n], zeros where they do not reach."""
+    """Weights [batches, kh, kw, c, n] as [batches, n chunks, k chunks, k, pitch of n], filled up with zeros."""
     batches, _, _, channels, columns = weights.shape
     t = kernel.t
     c_blocks, h_blocks, w_blocks = kernel.k_blocks

@@ -107,9 +107,7 @@ def target_from_dict(data: Mapping[str, Any], where: str = "target") -> Target:
         limits=Limits(
             *(top.table("limits").count(k) for k in ("extent", "stride", "matrix_m", "matrix_n", "matrix_k"))
         ),
-        features=Features(
-            *(features.flag(k) for k in ("multicast", "transpose_load", "img2col_move", "sparse_2_4"))
-        ),
+        features=Features(*(features.flag(k) for k in ("multicast", "transpose_load", "img2col_move", "sparse_2_4"))),
         source=data,
     )
     _check_features(target, where)
@@ -156,7 +154,9 @@ class _Table:
     def count(self, key: str, least: int = 1, default: int | None = None) -> int:
         value = self._get(key) if default is None else self.data.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise _wrong(self.where, self._key(key), f"is {value!r}, not a whole number of at least {least}", "correct it")
+            raise _wrong(
+                self.where, self._key(key), f"is {value!r}, not a whole number of at least {least}", "correct it"
+            )
         return value
 
     def flag(self, key: str) -> bool:
