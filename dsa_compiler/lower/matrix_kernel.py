@@ -225,9 +225,13 @@ class MatrixKernel:
         """The kernel over `parameters`, the ddr buffers in the order of the call."""
         gb, gm, gn = self.t.cores
         body = core_loop(
-            "core_b", gb, gm * gn,
-            lambda cb: core_loop("core_m", gm, gn, lambda cm: core_loop("core_n", gn, 1, lambda cn: self._core(cb, cm, cn))),
-        )  # fmt: skip
+            "core_b",
+            gb,
+            gm * gn,
+            lambda cb: core_loop(
+                "core_m", gm, gn, lambda cm: core_loop("core_n", gn, 1, lambda cn: self._core(cb, cm, cn))
+            ),
+        )
         return function(name, parameters, body)
 
     def _core(self, cb: Expr, cm: Expr, cn: Expr) -> Stmt:
@@ -525,7 +529,8 @@ class MatrixKernel:
                 base = integer(0)
             taps = tile_loop("kh_block", self.k_blocks[1], lambda kh: tile_loop(
                 "kw_block", self.k_blocks[2],
-                lambda kw: self._multiply(b, y0, x0, ty, tx, number, ni, (cc, kh, kw), base, a_tile, held, acc, load_b)))  # fmt: skip
+                lambda kw: self._multiply(
+                    b, y0, x0, ty, tx, number, ni, (cc, kh, kw), base, a_tile, held, acc, load_b)))  # fmt: skip
             return sequence(*load, taps)
 
         body = sequence(
