@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +15,7 @@ from dsa_compiler.emit import tir
 from dsa_compiler.emit.accumulation import accumulation, reduced_axes
 from dsa_compiler.emit.context import Context
 from dsa_compiler.emit.cost_model import CostModel
-from dsa_compiler.emit.expression import Unmatched, Unsuited
+from dsa_compiler.emit.expression import Load, Unmatched, Unsuited
 from dsa_compiler.emit.kernel_pass import KernelPass, Scope
 from dsa_compiler.emit.marked import PRAGMA, named_instruction, plans_as_named
 from dsa_compiler.emit.nest import Axis, Nest, extract
@@ -25,6 +25,7 @@ from dsa_compiler.emit.plan import Plan
 from dsa_compiler.emit.recognize_copy import copies, fills
 from dsa_compiler.emit.recognize_gather import gathers
 from dsa_compiler.emit.recognize_img2col import windows_to_rows
+from dsa_compiler.emit.recognize_interleave import interleaves
 from dsa_compiler.emit.recognize_matrix import products
 from dsa_compiler.emit.recognize_pair import first_products, require_same_region
 from dsa_compiler.emit.recognize_reduce import reductions
@@ -178,6 +179,8 @@ class Emission(KernelPass):
             return None
         try:
             init, update = self.read(first, scope), self.read(second, scope)
+            if condition is None and isinstance(init.value, Load) and isinstance(update.value, Load):
+                return self._write_pair(init, update, interleaves(init, update, self._context(scope)), scope)
             require_same_region(init, update)
         except Unmatched:
             return None
@@ -205,11 +208,14 @@ class Emission(KernelPass):
         for recognizer in PAIRS:
             with suppress(Unmatched):
                 plans.extend(recognizer(init, update, context))
+        return self._write_pair(init, update, plans, context.scope)
+
+    def _write_pair(self, init: Nest, update: Nest, plans: Iterable[Plan], scope: Scope) -> Stmt | None:
         plan = self.costs.cheapest(plans, update.axes)
         if plan is None:
             return None
         self.emitted.append(Emitted((init, update), plan, self.trips))
-        return write(plan, update.axes, context.scope)
+        return write(plan, update.axes, scope)
 
     def walk_marked(self, stmt: AttrStmt, scope: Scope) -> Stmt:
         """A marked nest becomes the instruction that its author named; raises `UserError` where it cannot."""

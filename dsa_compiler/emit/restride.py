@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 from tvm import tirx
 from tvm.tirx import BufferStore, Stmt
@@ -17,6 +18,8 @@ from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.target import Target
 
 MEMORIES = ("ddr", "llb")
+STAGED_SHARE = 8
+"""What is staged takes at most this part of L1, if axes can be walked one at a time."""
 
 
 @dataclass(frozen=True)
@@ -102,14 +105,36 @@ class Restride:
         else:
             used = list(range(len(self.nest.axes)))
         rows = [n for n in self._rows(inner) if n in used]
+        tiled = self._tiled(rows, inner)
+        rows = [n for n in rows if n not in tiled]
         held = temporary("staged", self.nest.store.dtype, self.nest.axes, rows, inner, self.target)
         loops, store = self._parts()
         by_var = {a.var: n for n, a in enumerate(self.nest.axes)}
-        return tir.sequence([
+        around = [l for l in loops if by_var.get(l.loop_var) in tiled]
+        inside = [l for l in loops if by_var.get(l.loop_var) not in tiled]
+        copies = tir.sequence([
             held.allocation,
-            held.write([l for l in loops if by_var.get(l.loop_var) in used], store.value),
-            tir.renew(tir.enclose(loops, BufferStore(store.buffer, held.read(), list(store.indices)))),
+            held.write([l for l in inside if by_var.get(l.loop_var) in used], store.value),
+            tir.renew(tir.enclose(inside, BufferStore(store.buffer, held.read(), list(store.indices)))),
         ])  # fmt: skip
+        for loop in reversed(around):
+            copies = tirx.For(
+                loop.loop_var, loop.min, loop.extent, loop.kind, copies, annotations={tir.TILE: tirx.IntImm("int32", 1)}
+            )
+        return copies
+
+    def _tiled(self, rows: list[int], inner: int | None) -> list[int]:
+        """Axes to be walked one at a time, so that what is staged takes no more than its share of L1."""
+        size = item_bytes(self.nest.store.dtype)
+        row = self.target.pitch(1 if inner is None else self.nest.axes[inner].bound, size) * size
+        total = row * prod(self.nest.axes[n].bound for n in rows)
+        tiled: list[int] = []
+        for n in rows[:-1]:
+            if total <= self.target.memory["l1"].size // STAGED_SHARE:
+                break
+            tiled.append(n)
+            total //= self.nest.axes[n].bound
+        return tiled
 
     def _still(self, axis: int) -> bool:
         stride = self.source.strides[axis]

@@ -1,9 +1,19 @@
-from tvm.script import tirx as T
+from math import prod
 
+import tvm_ffi
+from tvm.script import tirx as T
+from tvm.tirx import AllocBuffer
+
+from dsa_compiler.emit.pipeline import emit_kernel
 from dsa_compiler.emit.pre_process import PreProcess
 from tests.emit.checks import assert_emitted, assert_equal_results, assert_same, assert_unchanged
 
-L1 = "global.l1"
+
+def allocations(func):
+    """The buffers that a function allocates."""
+    found = []
+    tvm_ffi.structural_walk(func.body, [(AllocBuffer, lambda a: found.append(a.buffer))])
+    return found
 
 
 @T.prim_func(s_tir=True)
@@ -251,3 +261,15 @@ def test_a_guarded_nest_is_left_unchanged(v1):
                 y[i] = (a[i] + T.float32(1)) * T.float32(2)
 
     assert_unchanged(PreProcess(v1), guarded)
+
+
+def test_what_is_staged_takes_a_share_of_l1(part):
+    @T.prim_func(s_tir=True)
+    def large(x: T.Buffer((40, 50, 33), "int8"), y: T.Buffer((40, 64), "int8", scope="global.l1")):
+        for i, j in T.grid(40, 50):
+            y[i, j] = x[i, j, 2]
+
+    result = emit_kernel(large, part)
+    staged = [b for b in allocations(result.func) if b.name == "staged"]
+    assert staged and all(prod(int(e) for e in b.shape) <= part.memory["l1"].size // 8 for b in staged)
+    assert_emitted(large, part)
