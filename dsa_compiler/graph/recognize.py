@@ -2,6 +2,7 @@
 
 * x * sigmoid(x) becomes silu(x)
 * 0.5 * x * (1 + erf(x / sqrt(2))), in any order of the factors, becomes gelu(x)
+* relu(x) - relu(x - c) becomes clip(x, 0, c)
 * (x - mean(x)) / sqrt(mean(square(x - mean(x))) + e) becomes a normalisation over the axes of the means, and a scale
   and shift of it along one axis become its gamma and beta
 Left unchanged: means over different axes, an epsilon that is no number, parts that something else uses too where they
@@ -168,8 +169,21 @@ class _Recognize(Rewriter):
         params = [make_constant(p.astype(np.dtype(dtype_of(norm.args[0])))) for p in (gamma, beta)]
         return relax.Call(norm.op, [norm.args[0], *params], norm.attrs, norm.ty_args)
 
+    def _subtract(self, call: relax.Call, old: Any) -> Any:
+        """Match relu(y) - relu(y - c), which cancels when it is rounded step by step."""
+        over = self.producer(call.args[1])
+        if op_name(self.producer(call.args[0])) != "nn.relu" or op_name(over) != "nn.relu":
+            return call
+        y = self.producer(call.args[0]).args[0]
+        less = self.producer(over.args[0])
+        sign = {"subtract": 1.0, "add": -1.0}.get(op_name(less))
+        limit = _number(less.args[1]) if sign is not None and less.args[0].same_as(y) else None
+        if limit is None or sign is None or sign * limit <= 0:
+            return call
+        return op.clip(y, 0.0, sign * limit)
+
     RULES: ClassVar[Mapping[str, Callable[[Any, Any, Any], Any]]] = {
-        "add": _affine, "divide": _divide, "multiply": _multiply,
+        "add": _affine, "divide": _divide, "multiply": _multiply, "subtract": _subtract,
     }  # fmt: skip
 
 

@@ -185,6 +185,17 @@ def test_recognize_layer_normalisation_gelu_and_silu(build, compare):
     assert compare(model).counts() == {"norm": 1}
 
 
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(1.0, ["clip"]), (-1.0, ["nn.relu", "add", "nn.relu", "subtract"])]
+)
+def test_a_difference_of_relus_is_a_clip(build, compare, limit, expected):
+    nodes = [node("Relu", ["x"], "a"), node("Sub", ["x", "c"], "d"), node("Relu", ["d"], "b"),
+             node("Sub", ["a", "b"], "y")]  # fmt: skip
+    model = build(nodes, {"x": [2, 3, 8]}, ["y"], {"c": np.float32(limit)}, opset=13)
+    assert ops(recognize(canonicalize(imported(model)))) == expected
+    compare(model)
+
+
 def test_means_over_different_axes_are_no_normalisation(build, compare):
     nodes = [node("ReduceMean", ["x"], "m", axes=[1]), node("Sub", ["x", "m"], "d"), node("Mul", ["d", "d"], "q"),
              node("ReduceMean", ["q"], "v", axes=[2]), node("Add", ["v", "eps"], "e"), node("Sqrt", ["e"], "s"),
