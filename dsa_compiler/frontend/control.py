@@ -45,10 +45,10 @@ def take_branch(model: ModelProto, name: str, which: str) -> None:
     _rebuild(graph, expand)
 
 
-def join_branches(model: ModelProto) -> bool:
-    """Turn, in place, every `If` of the model's graph into both branches and a choice; whether there was any."""
+def join_branches(model: ModelProto) -> None:
+    """Turn, in place, every `If` of the model's graph into both branches and a choice."""
     graph = model.graph
-    return _rebuild(graph, lambda node: _join(node, graph) if node.op_type == "If" else False)
+    _rebuild(graph, lambda node: str(node.op_type) == "If" and _join(node, graph))
 
 
 def is_choice(node: NodeProto) -> bool:

@@ -18,7 +18,7 @@ LARGE = 1024  # elements: tensors above it play no part in shape inference
 ROUNDS = 32
 _RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
                      "Multinomial"})  # fmt: skip
-_KEPT = frozenset({"QuantizeLinear", "DequantizeLinear"})
+_KEPT = frozenset({"DequantizeLinear"})  # its operand says that products may be in integers
 
 
 def fold_constants(model: ModelProto) -> None:

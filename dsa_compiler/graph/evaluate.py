@@ -29,11 +29,11 @@ def evaluate(graph: LayerGraph, inputs: Mapping[str, Array]) -> dict[str, Array]
                 _run_host(memory, graph, layer)
                 continue
             _window(memory, graph, layer.output)[...] = _run(memory, graph, layer)
-    results = {}
-    for name in graph.outputs:
-        tensor = graph.tensors[name]
-        results[name] = memory[name].reshape(tensor.shape).astype(np.dtype(tensor.dtype))
-    return results
+    with np.errstate(over="ignore", invalid="ignore"):
+        return {
+            name: memory[name].reshape(graph.tensors[name].shape).astype(np.dtype(graph.tensors[name].dtype))
+            for name in graph.outputs
+        }
 
 
 def _initial(tensor: Tensor, inputs: Mapping[str, Array]) -> Array:

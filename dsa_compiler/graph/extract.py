@@ -20,6 +20,7 @@ from dsa_compiler.frontend.importer import INPUTS, NODES, OUTPUTS, binding_name
 from dsa_compiler.graph.calls import constant_of, describe, dtype_of, is_constant, op_name, shape_of
 from dsa_compiler.graph.fuse import KIND, MASTER, layer_kind
 from dsa_compiler.graph.layers import Arg, Layer, LayerGraph, OpCall, Role, Tensor
+from dsa_compiler.graph.products import padded_attributes, paddings, with_zero_point
 from dsa_compiler.graph.rewriter import bindings_of
 from dsa_compiler.graph.storage import Rule, Storage, any_view, contiguous, innermost, matmul_left, matmul_right
 from dsa_compiler.graph.views import Lazy, expand_slice
@@ -42,6 +43,7 @@ class _Extraction:
         self._values: dict[Any, Lazy] = {}
         self._storage = Storage(self._tensors)
         self._drafts: list[tuple[Layer, list[Lazy], list[Lazy]]] = []
+        self._pads = paddings(mod)
         self._taken: set[str] = set()
         self._results: dict[Any, list[Lazy]] = {}  # of host steps with several
 
@@ -93,6 +95,8 @@ class _Extraction:
             self._host(var, value)
         elif isinstance(value, relax.TupleGetItem):
             self._values[var] = self._results[value.tuple_value][value.index]
+        elif var in self._pads:
+            return
         elif op_name(value) in MOVES:
             self._values[var] = self._moved(var, value)
         elif op_name(value) == "concat":
@@ -295,7 +299,13 @@ class _Extraction:
         """Add the layer of a fused function."""
         function = self._mod[call.op]
         origins = function.attrs[NODES]
-        arguments = {p: self._value(a, var) for p, a in zip(function.params, call.args, strict=True)}
+        pairs = list(zip(function.params, call.args, strict=True))
+        pads = {p: self._pads[a] for p, a in pairs if isinstance(a, relax.Var) and a in self._pads}
+        zeros = _zero_points(function, call)
+        arguments = {
+            p: self._value(pads[p].args[0] if p in pads else zeros[p][0] if p in zeros else a, var)
+            for p, a in pairs
+        }
         bindings = [b for b in bindings_of(function) if isinstance(b.value, relax.Call)]
         places = {b.var: i for i, b in enumerate(bindings)}
         inputs: list[Lazy] = []
@@ -307,7 +317,11 @@ class _Extraction:
                 self._arg(x, arguments, places, (inputs, rules), _rule(a.op, i), _target(a.op, b.var), var)
                 for i, x in enumerate(a.inputs)
             )
-            calls.append(OpCall(a.op, args, a.attrs, shape_of(b.var), dtype_of(b.var), str(origins[b.var.name])))
+            attrs = dict(a.attrs)
+            if a.op in ("nn.conv2d", "matmul"):
+                attrs |= padded_attributes(attrs, pads[a.inputs[0]]) if a.inputs[0] in pads else {}
+                attrs |= {"zero_b": zeros[a.inputs[1]][1]} if a.inputs[1] in zeros else {}
+            calls.append(OpCall(a.op, args, attrs, shape_of(b.var), dtype_of(b.var), str(origins[b.var.name])))
         target = self._tensor(var.name, var, "activation")
         nodes = tuple(dict.fromkeys(c.node for c in calls if c.node))
         master = int(function.attrs[MASTER])
@@ -334,6 +348,18 @@ class _Extraction:
         inputs[0].append(value)
         inputs[1].append(rule)
         return ("input", len(inputs[0]) - 1)
+
+
+def _zero_points(function: relax.Function, call: relax.Call) -> dict[Any, tuple[Any, int]]:
+    """Return (8-bit weights, zero point) by parameter, for parameters that are 9-bit weights of a product."""
+    arguments = dict(zip(function.params, call.args, strict=True))
+    found = {}
+    for b in bindings_of(function):
+        if op_name(b.value) in ("nn.conv2d", "matmul") and b.value.args[1] in arguments:
+            narrowed = with_zero_point(b.value, arguments[b.value.args[1]])
+            if narrowed is not None:
+                found[b.value.args[1]] = narrowed
+    return found
 
 
 def _both(first: Rule, second: Rule) -> Rule:

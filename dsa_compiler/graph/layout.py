@@ -22,6 +22,7 @@ from dsa_compiler.graph.calls import (
     accumulator_of,
     constant_of,
     describe,
+    dtype_of,
     is_constant,
     make_constant,
     op_name,
@@ -263,6 +264,8 @@ class _SetLayout(Rewriter):
 
     def _pad(self, call: relax.Call, old: Any) -> Laid:
         laid, a = self._laid_of(call.args[0]), describe(call).attrs
+        if len(laid.order) == 4 and dtype_of(old) in ("int8", "uint8"):  # convolutions of integers take it in
+            laid = Laid(self._permuted(laid, CHANNEL_LAST), CHANNEL_LAST)
         widths = [a["pad_width"][2 * x + side] for x in laid.order for side in (0, 1)]
         return Laid(op.nn.pad(laid.expr, widths, pad_value=a["pad_value"], pad_mode=str(a["pad_mode"])), laid.order)
 

@@ -12,16 +12,21 @@ from dsa_compiler.graph.fold import fold
 from dsa_compiler.graph.fold_scale import fold_scale
 from dsa_compiler.graph.fuse import fuse
 from dsa_compiler.graph.hoist import hoist
+from dsa_compiler.graph.integer import integer_products
 from dsa_compiler.graph.layout import set_layout
 from dsa_compiler.graph.precision import Precision, set_precision
 from dsa_compiler.graph.recognize import recognize
+from dsa_compiler.graph.sink import sink_dequantize
 from dsa_compiler.graph.subpixel import rewrite_transposed_convolutions
 
 Pass = Callable[[tvm.IRModule], tvm.IRModule]
 
 BEFORE_PRECISION: Final[tuple[Pass, ...]] = (
     canonicalize,
+    sink_dequantize,
+    integer_products,
     fold,
+    canonicalize,  # the scales that products and quantisations put side by side
     recognize,
     rewrite_transposed_convolutions,
     hoist,

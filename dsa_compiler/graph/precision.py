@@ -1,6 +1,8 @@
 """Precision: every float tensor inside the model becomes float16 or float32; inputs and outputs keep their dtype.
 
 Casts stand at the inputs and outputs only. Constants beyond the range of float16 (masks of -1e9) become its limits.
+What leads from int32 sums to their scaled value, and what leads to a quantised value, stays in float32: float16 holds
+neither the sums nor the fractions that rounding decides on.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from tvm import relax
 
 from dsa_compiler.frontend.host import host_operands, is_host
 from dsa_compiler.graph.calls import constant_of, dtype_of, is_constant, make_constant, op_name
-from dsa_compiler.graph.rewriter import Rewriter, bindings_of
+from dsa_compiler.graph.rewriter import Rewriter, bindings_of, operands
+from dsa_compiler.operators.table import is_elementwise
 
 Precision = Literal["float32", "float16"]
 _FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
@@ -30,6 +33,7 @@ class _SetPrecision(Rewriter):
         super().__init__(mod)
         self._dtype = precision
         self._inputs: dict[Any, Any] = {}
+        self._exact = exact_values(self.main) if precision == "float16" else set()
         self._host_dtypes = {
             b.var: [dtype_of(x) for x in host_operands(b.value)] for b in bindings_of(self.main) if is_host(b.value)
         }
@@ -39,7 +43,11 @@ class _SetPrecision(Rewriter):
             pairs = zip(host_operands(call), self._host_dtypes[old], strict=True)
             operands = relax.Tuple([self._back(x, dtype) for x, dtype in pairs])
             return relax.Call(call.op, [call.args[0], operands], call.attrs, call.ty_args)
-        if op_name(call) == "astype" and str(call.attrs.dtype) in _FLOATS:
+        if old in self._exact:
+            return self._in_float32(call)
+        if op_name(call) == "astype" and str(call.attrs.dtype) not in _FLOATS:
+            return call
+        if op_name(call) == "astype":
             x = self._cast(call.args[0])
             return x if dtype_of(x) == self._dtype else op.astype(x, self._dtype)
         args = [self._operand(a) for a in call.args]
@@ -62,6 +70,13 @@ class _SetPrecision(Rewriter):
         node = self.node_of(expr)
         return self.emit(op.astype(expr, dtype), node)
 
+    def _in_float32(self, call: relax.Call) -> Any:
+        """Return an elementwise call on operands in float32."""
+        if op_name(call) == "astype":
+            return op.astype(call.args[0], "float32")
+        args = [self._back(a, "float32") if _is_float(a) else a for a in call.args]
+        return relax.Call(call.op, args, call.attrs, call.ty_args)
+
     def _operand(self, arg: Any) -> Any:
         if isinstance(arg, relax.Tuple):
             return relax.Tuple([self._operand(f) for f in arg.fields])
@@ -78,7 +93,49 @@ class _SetPrecision(Rewriter):
         return self._inputs[expr]
 
 
+def exact_values(main: relax.Function) -> set[Any]:
+    """Return the float variables that lead from int32 sums to a product, or that lead to 8-bit integers alone."""
+    bindings = [b for b in bindings_of(main) if isinstance(b.value, relax.Call)]
+    exact = _unscaled(bindings)
+    users: dict[Any, list[Any]] = {}
+    for b in bindings:
+        for operand in operands(b.value):
+            if isinstance(operand, relax.Var):
+                users.setdefault(operand, []).append(b)
+    returned = {v for v in operands(main.body.body) if isinstance(v, relax.Var)}
+    for b in reversed(bindings):
+        if is_elementwise(op_name(b.value)) and dtype_of(b.var) in _FLOATS and b.var in users:
+            reads = [u.var in exact or _quantises(u.value) for u in users[b.var]]
+            if all(reads) and b.var not in returned:
+                exact.add(b.var)
+    return exact
+
+
+def _unscaled(bindings: list[Any]) -> set[Any]:
+    """Return what becomes of int32 sums as floats, up to the first product included."""
+    raw: set[Any] = set()
+    scaled: set[Any] = set()
+    for b in bindings:
+        call = b.value
+        if not is_elementwise(op_name(call)) or dtype_of(b.var) not in _FLOATS:
+            continue
+        if op_name(call) == "astype" and dtype_of(call.args[0]) == "int32":
+            raw.add(b.var)
+        elif any(isinstance(a, relax.Var) and a in raw for a in call.args):
+            (scaled if op_name(call) in ("multiply", "divide") else raw).add(b.var)
+    return raw | scaled
+
+
+def _is_float(expr: Any) -> bool:
+    return isinstance(getattr(expr, "ty", None), relax.TensorType) and dtype_of(expr) in _FLOATS
+
+
+def _quantises(call: relax.Call) -> bool:
+    return op_name(call) == "astype" and str(call.attrs.dtype) in ("int8", "uint8")
+
+
 def _clipped(value: Any, dtype: np.dtype[Any]) -> Any:
     limits = np.finfo(dtype)
-    bounded = np.where(np.isinf(value), value, np.clip(value, float(limits.min), float(limits.max)))
-    return bounded.astype(dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        bounded = np.where(np.isinf(value), value, np.clip(value, float(limits.min), float(limits.max)))
+        return bounded.astype(dtype)

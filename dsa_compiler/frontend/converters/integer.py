@@ -15,7 +15,7 @@ from tvm import relax
 
 from dsa_compiler.frontend.converters.quantize import dequantized, quantized
 from dsa_compiler.frontend.converters.windowed import conv_window, flat_again, two_dimensional
-from dsa_compiler.frontend.node import Converter, Node, dtype_of, shape_of
+from dsa_compiler.frontend.node import Converter, Node, dtype_of, scalar, shape_of
 
 op = relax.op
 Array = npt.NDArray[Any]
@@ -206,13 +206,13 @@ def _dynamic_quantize(node: Node) -> Any:
 def dynamically_quantized(node: Node, x: Any) -> tuple[Any, Any, Any]:
     """Emit `x` as uint8 with a scale and a zero point that its extremes give: (values, scale, zero point)."""
     kind = dtype_of(x)
-    number = lambda v: relax.const(np.asarray(v, np.dtype(kind)))  # noqa: E731
+    nothing, steps = (scalar(v, x) for v in (0, 255))
     axes = list(range(len(shape_of(x))))
-    high = node.emit(op.maximum(node.emit(op.max(x, axis=axes)), number(0)))
-    low = node.emit(op.minimum(node.emit(op.min(x, axis=axes)), number(0)))
-    scale = node.emit(op.divide(node.emit(op.subtract(high, low)), number(255)))
-    flat = node.emit(op.equal(scale, number(0)))
-    scale = node.emit(op.where(flat, number(1), scale))
+    high = node.emit(op.maximum(node.emit(op.max(x, axis=axes)), nothing))
+    low = node.emit(op.minimum(node.emit(op.min(x, axis=axes)), nothing))
+    scale = node.emit(op.divide(node.emit(op.subtract(high, low)), steps))
+    flat = node.emit(op.astype(node.emit(op.equal(scale, nothing)), kind))
+    scale = node.emit(op.add(scale, flat))  # 1 for data that is zero throughout
     zero = node.emit(op.round(node.emit(op.divide(node.emit(op.negative(low)), scale))))
     zero = node.emit(op.clip(zero, 0.0, 255.0))
     y = node.emit(op.add(node.emit(op.round(node.emit(op.divide(x, scale)))), zero))
@@ -261,7 +261,7 @@ def _qlinear_elementwise(fn: Any, operands: int) -> Converter:
 
 
 def _qlinear_concat(node: Node) -> Any:
-    """Emit com.microsoft.QLinearConcat: scale and zero point of the result, then values, scale and zero point of each."""
+    """Emit com.microsoft.QLinearConcat: scale and zero point of the result, then values and theirs of each part."""
     parts = []
     for k in range(2, len(node.inputs), 3):
         real = dequantized(node, *node.inputs[k : k + 3])
