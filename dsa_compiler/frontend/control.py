@@ -40,7 +40,7 @@ def take_branch(model: ModelProto, name: str, which: str) -> None:
         if node.name == name:
             body = _attributes(node)[f"{which}_branch"].g
             _alias(graph, inlined_body(body, graph, name, {}), node)
-        return node.name == name
+        return bool(node.name == name)
 
     _rebuild(graph, expand)
 
@@ -48,7 +48,7 @@ def take_branch(model: ModelProto, name: str, which: str) -> None:
 def join_branches(model: ModelProto) -> None:
     """Turn, in place, every `If` of the model's graph into both branches and a choice."""
     graph = model.graph
-    _rebuild(graph, lambda node: str(node.op_type) == "If" and _join(node, graph))
+    _rebuild(graph, lambda node: _join(node, graph) if node.op_type == "If" else False)
 
 
 def is_choice(node: NodeProto) -> bool:

@@ -29,6 +29,9 @@ def partition(model: ModelProto, reasons: Mapping[str, str]) -> ModelProto:
         return model
     levels = _levels(model.graph, reasons)
     types = {v.name: v for v in infer_types(model)}
+    for node in model.graph.node:
+        if node.op_type == "Loop":
+            types |= _carried(node, types)
     result = ModelProto()
     result.CopyFrom(model)
     result.opset_import.append(helper.make_opsetid(HOST_DOMAIN, 1))
@@ -40,6 +43,20 @@ def partition(model: ModelProto, reasons: Mapping[str, str]) -> ModelProto:
             result.graph.node.append(_host_node(model, hosted, [reasons[n.name] for n in hosted], types))
         result.graph.node.extend(n for n in here if n.name not in reasons)
     return result
+
+
+def _carried(node: NodeProto, types: Mapping[str, ValueInfoProto]) -> dict[str, ValueInfoProto]:
+    """Return the types of what a loop carries, where its body keeps the shape that it got."""
+    body = next(a.g for a in node.attribute if a.name == "body")
+    found = {}
+    for given, inner, result in zip(node.input[2:], body.output[1:], node.output, strict=False):
+        start = types.get(given)
+        kept = start is not None and static_shape(start) is not None and static_shape(start) == static_shape(inner)
+        if start is not None and kept and result:
+            found[result] = ValueInfoProto()
+            found[result].CopyFrom(start)
+            found[result].name = result
+    return found
 
 
 def _levels(graph: GraphProto, reasons: Mapping[str, str]) -> dict[str, int]:
