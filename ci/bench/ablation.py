@@ -30,7 +30,9 @@ class Outcome:
     error: str = ""
 
     def worse_than(self, other: Outcome) -> bool:
-        """Whether less is emitted, it takes longer, or it does not compile any more."""
+        """Whether less is emitted, it takes longer, or it does not compile any more; never if `other` does not."""
+        if other.error:
+            return False
         shares = ((self.macs_share, other.macs_share), (self.element_share, other.element_share))
         less = any(mine is not None and base is not None and mine < base - 1e-6 for mine, base in shares)
         return bool(self.error) or less or self.cycles > other.cycles * SLOWER or self.host_steps > other.host_steps

@@ -48,9 +48,9 @@ class Findings:
         """The findings as JSON values."""
         return {
             "title": self.title,
-            "rows": [dict(zip(self.columns, row, strict=True)) for row in self.rows],
+            "rows": [dict(zip(self.columns, map(_plain, row), strict=True)) for row in self.rows],
             "figures": [
-                {"what": f.what, "value": f.value, "wanted": f.wanted, "at_least": f.at_least, "met": f.met}
+                {"what": f.what, "value": _plain(f.value), "wanted": f.wanted, "at_least": f.at_least, "met": f.met}
                 for f in self.figures
             ],
             "notes": self.notes,
@@ -68,6 +68,11 @@ class Findings:
         console.print(table)
         for line in (*map(str, self.figures), *self.notes):
             console.print(line)
+
+
+def _plain(value: Any) -> Any:
+    """A cell as JSON has it, which knows no NaN."""
+    return None if isinstance(value, float) and value != value else value
 
 
 def shown(value: Any) -> str:

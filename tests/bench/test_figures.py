@@ -40,6 +40,12 @@ def test_findings_as_json(capsys):
     assert not found.met
 
 
+def test_json_has_no_nan():
+    found = Findings("a", ("x",), [(math.nan,)], [Figure("f", math.nan, 2.0)])
+    assert found.plain()["rows"] == [{"x": None}]
+    assert found.plain()["figures"][0]["value"] is None
+
+
 def test_findings_as_a_table(capsys):
     Findings("title", ("name", "cycles"), [("x", 3000)], [Figure("f", 3.0, 2.0)], ["[note]"]).print(as_json=False)
     text = capsys.readouterr().out

@@ -118,6 +118,10 @@ def test_when_a_pass_matters(outcome, worse):
     assert outcome.worse_than(BASE) is worse
 
 
+def test_nothing_is_worse_than_a_model_that_does_not_compile():
+    assert not Outcome("m", "P", error="UserError: x").worse_than(Outcome("m", "", error="UserError: x"))
+
+
 def test_the_ideals_of_the_peers_are_their_macs():
     for peer in PEERS:
         macs = int(np.prod(peer.weights)) * peer.size**2
