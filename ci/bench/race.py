@@ -70,7 +70,7 @@ def measure(seeds: int, trials: int, part: str) -> Findings:
 
 def _compile(name: str, part: str) -> Compiled:
     model = models.build(name) if name in models.names() else part_one(name)
-    inputs = case_inputs(model)
+    inputs = case_inputs(name, model)
     executable = dsac.compile(model, part, "float16")
     return Compiled(name, executable.program, inputs, executable.run(inputs))
 
