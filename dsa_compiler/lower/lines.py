@@ -39,7 +39,12 @@ class LineConvolution:
 def takes_lines(layer: Layer, data: View, tensor: Tensor, target: Target) -> bool:
     """Whether the convolution of `layer` is made of lines when it reads its image by the view `data`."""
     call = layer.calls[layer.master]
-    if layer.kind != "conv2d" or int(call.attrs["groups"]) != 1 or not target.features.img2col_move or data.shape[2] == 1:
+    if (
+        layer.kind != "conv2d"
+        or int(call.attrs["groups"]) != 1
+        or not target.features.img2col_move
+        or data.shape[2] == 1
+    ):
         return False
     short = data.shape[3] * item_bytes(tensor.dtype) < target.memory["l1"].alignment
     lines = line_view(data)
@@ -84,7 +89,11 @@ def _grouped(values: np.ndarray, planes: int, group: int) -> np.ndarray:
     """Weights [kh, kw, c, n] as [1, kh * planes, groups, P, n]: the elements of a line under a window, then zeros."""
     kh, kw, channels, outputs = values.shape
     joined = channels // planes
-    lines = values.reshape(kh, kw, planes, joined, outputs).transpose(0, 2, 1, 3, 4).reshape(kh * planes, kw * joined, outputs)
+    lines = (
+        values.reshape(kh, kw, planes, joined, outputs)
+        .transpose(0, 2, 1, 3, 4)
+        .reshape(kh * planes, kw * joined, outputs)
+    )
     missing = -lines.shape[1] % group
     wide = np.concatenate([lines, np.zeros((kh * planes, missing, outputs), values.dtype)], 1)
     return wide.reshape(1, kh * planes, -1, group, outputs)

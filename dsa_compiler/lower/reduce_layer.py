@@ -59,7 +59,7 @@ class _Tile:
     def each_row(self, target: Buffer, value: Element) -> Stmt:
         """`target[row] = value(row)` for every row."""
         axes = [(n, 1 if a in self.reduced else e) for a, (n, e) in enumerate(self.context.axes)]
-        inside = lambda at: [g for a, g in enumerate(self.context.inside(at)) if a not in self.reduced]  # noqa: E731
+        inside: Element = lambda at: [g for a, g in enumerate(self.context.inside(at)) if a not in self.reduced]  # noqa: E731
         return nest(axes, lambda *at: when(inside(at), store(target, list(at), cast(value(*at), str(target.dtype)))))
 
     def fold(self, target: Buffer, first: float, combine: Callable[[Expr, Expr], Expr], value: Element) -> Stmt:
@@ -132,20 +132,24 @@ def lower_softmax_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank
         top, a0 = tile.statistic("top", source)
         e, a1 = tile.whole("powers", "float32" if source == "float32" else source)
         total, a2 = tile.statistic("total", "float32", filled=True)
-        wide = lambda v: cast(v, computation_dtype(source))  # noqa: E731
-        below_top = lambda *at: x(*at) - wide(top[tuple(tile.row(at))])  # noqa: E731
+        wide: Element = lambda v: cast(v, computation_dtype(source))  # noqa: E731
+        below_top: Element = lambda *at: x(*at) - wide(top[tuple(tile.row(at))])  # noqa: E731
         steps = [a0, tile.fold(top, lowest(source), tirx.max, x)]
         if logarithmic:
             steps += [a1, tile.each(e, lambda *at: tirx.exp(below_top(*at)))]
             steps += [a2, tile.fold(total, 0.0, lambda a, b: a + b, lambda *at: e[tuple(at)])]
             share, a3 = tile.narrow(total, "share", source, lambda *at: tirx.log(total[tuple(at)]))
             steps.append(a3)
-            result = lambda *at: below_top(*at) - wide(share[tuple(tile.row(at))])  # noqa: E731
+            result: Element = lambda *at: below_top(*at) - wide(share[tuple(tile.row(at))])  # noqa: E731
         else:
             steps += [a1, tile.each(e, below_top), tile.each(e, lambda *at: tirx.exp(wide(e[tuple(at)])))]
             steps += [a2, tile.fold(total, 0.0, lambda a, b: a + b, lambda *at: e[tuple(at)])]
             steps.append(tile.each_statistic(total, lambda *at: constant(1.0, "float32") / total[tuple(at)]))
-            share, a3 = tile.narrow(total, "share", source, lambda *at: total[tuple(at)]) if source != "float32" else (total, None)
+            share, a3 = (
+                tile.narrow(total, "share", source, lambda *at: total[tuple(at)])
+                if source != "float32"
+                else (total, None)
+            )
             steps.append(a3)
             result = lambda *at: wide(e[tuple(at)]) * wide(share[tuple(tile.row(at))])  # noqa: E731
         return sequence(*steps, tile.each(tile.context.out, lambda *at: finish(result(*at), *at)))
@@ -153,10 +157,10 @@ def lower_softmax_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank
     def passes(stream: Stream, finish: Finish) -> Stmt:
         source = stream.kernel.operands[0].dtype
         top, total = stream.statistic("top", source), stream.statistic("total", "float32")
-        below_top = lambda c: lambda *at: _wide(c, at) - cast(top[tuple(stream.row(at))], computation_dtype(source))  # noqa: E731
+        below_top: Callable[[TileContext], Element] = lambda c: lambda *at: _wide(c, at) - cast(top[tuple(stream.row(at))], computation_dtype(source))  # noqa: E731, E501
         steps = [stream.fold(top, lowest(source), tirx.max, lambda c: lambda *at: _wide(c, at))]
         steps.append(stream.fold(total, 0.0, _add, lambda c: lambda *at: tirx.exp(below_top(c)(*at))))
-        turned = tirx.log if logarithmic else lambda v: constant(1.0, "float32") / v
+        turned: Element = tirx.log if logarithmic else lambda v: constant(1.0, "float32") / v
         steps.append(stream.each_row(total, lambda *at: turned(total[tuple(at)])))
 
         def result(context: TileContext, at: Sequence[Expr]) -> Expr:
@@ -194,19 +198,21 @@ def lower_norm_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: i
             steps += [a0, tile.fold(total, 0.0, _add, x)]
             mean, a1 = tile.narrow(total, "mean", source, lambda *at: total[tuple(at)] * scale)
             centre, a2 = tile.whole("centre", source)
-            wide = lambda v: cast(v, computation_dtype(source))  # noqa: E731
+            wide: Element = lambda v: cast(v, computation_dtype(source))  # noqa: E731
             steps += [a1, a2, tile.each(centre, lambda *at: x(*at) - wide(mean[tuple(tile.row(at))]))]
             value = lambda *at: wide(centre[tuple(at)])  # noqa: E731
         spread_of, a3 = tile.statistic("spread", "float32", filled=True)
         steps += [a3, *_squares(tile, spread_of, value)]
-        steps.append(tile.each_statistic(spread_of, lambda *at: spread_of[tuple(at)] * scale + constant(epsilon, "float32")))
-        root = lambda *at: constant(1.0, "float32") / tirx.sqrt(spread_of[tuple(at)])  # noqa: E731
+        steps.append(
+            tile.each_statistic(spread_of, lambda *at: spread_of[tuple(at)] * scale + constant(epsilon, "float32"))
+        )
+        root: Element = lambda *at: constant(1.0, "float32") / tirx.sqrt(spread_of[tuple(at)])  # noqa: E731
         steps.append(tile.each_statistic(spread_of, root))
         share: Buffer = spread_of
         if source != "float32" and epsilon > LEAST_NARROW:
             share, a4 = tile.narrow(spread_of, "share", source, lambda *at: spread_of[tuple(at)])
             steps.append(a4)
-        operand = lambda n, at: cast(tile.context.element(n, at), "float32")  # noqa: E731
+        operand: Element = lambda n, at: cast(tile.context.element(n, at), "float32")  # noqa: E731
 
         def result(*at: Expr) -> Expr:
             normal = cast(value(*at), "float32") * cast(share[tuple(tile.row(at))], "float32")
@@ -218,14 +224,16 @@ def lower_norm_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: i
     def passes(stream: Stream, finish: Finish) -> Stmt:
         mean, spread_of = stream.statistic("mean", "float32"), stream.statistic("spread", "float32")
         scale = constant(1.0 / count, "float32")
-        wide = lambda c, at: cast(_wide(c, at), "float32")  # noqa: E731
-        centre = (lambda c, at: wide(c, at) - mean[tuple(stream.row(at))]) if centred else wide
+        wide: Element = lambda c, at: cast(_wide(c, at), "float32")  # noqa: E731
+        centre: Element = (lambda c, at: wide(c, at) - mean[tuple(stream.row(at))]) if centred else wide
         steps: list[Stmt] = []
         if centred:
             steps.append(stream.fold(mean, 0.0, _add, lambda c: lambda *at: wide(c, at)))
             steps.append(stream.each_row(mean, lambda *at: mean[tuple(at)] * scale))
         steps.append(stream.fold(spread_of, 0.0, _add, lambda c: lambda *at: centre(c, at) * centre(c, at)))
-        steps.append(stream.each_row(spread_of, lambda *at: spread_of[tuple(at)] * scale + constant(epsilon, "float32")))
+        steps.append(
+            stream.each_row(spread_of, lambda *at: spread_of[tuple(at)] * scale + constant(epsilon, "float32"))
+        )
         steps.append(stream.each_row(spread_of, lambda *at: constant(1.0, "float32") / tirx.sqrt(spread_of[tuple(at)])))
 
         def result(c: TileContext, at: Sequence[Expr]) -> Expr:
@@ -240,7 +248,7 @@ def lower_norm_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: i
 
 def _squares(tile: _Tile, total: Buffer, value: Element) -> list[Stmt]:
     """`total[row]` = the squares of a row added up: in one step along one axis, else by a buffer of squares."""
-    square = lambda *at: cast(value(*at), "float32") * cast(value(*at), "float32")  # noqa: E731
+    square: Element = lambda *at: cast(value(*at), "float32") * cast(value(*at), "float32")  # noqa: E731
     if tile.reduced == {len(tile.context.axes) - 1}:
         return [tile.fold(total, 0.0, _add, square)]
     squares, allocation = tile.whole("squares", "float32")
@@ -307,7 +315,9 @@ def lower_reduce_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank:
         return sequence(folded, stream.each_result(lambda c: lambda *at: result(c, at)))
 
     keep = bool(call.attrs.get("keepdims", False))
-    return _lower(layer, graph, target, data, reduced, (), compute, passes, rank, temporaries=1, reduces=True, keepdims=keep)
+    return _lower(
+        layer, graph, target, data, reduced, (), compute, passes, rank, temporaries=1, reduces=True, keepdims=keep
+    )
 
 
 def _lower(
@@ -342,7 +352,9 @@ def _lower(
     parameters.append(Parameter(place.buffer, out_view.tensor, written=True))
     out_index = place.index
     size = item_bytes(operands[0].dtype)
-    per_element = RING * (size * (2 + len(others)) + (0 if reduces else item_bytes(str(place.buffer.dtype)))) + 4 * temporaries
+    per_element = (
+        RING * (size * (2 + len(others)) + (0 if reduces else item_bytes(str(place.buffer.dtype)))) + 4 * temporaries
+    )
     first = 1 + len(factors)
     varies = frozenset(kept) if reduces else None
     try:
@@ -355,14 +367,21 @@ def _lower(
             return chain.value(value, [context.element(first + n, at) for n in range(len(others))])
 
         stream = StreamKernel(
-            space, operands, place.buffer, out_index, reduced, lambda s: passes(s, finish_block), target, out_varies=varies
+            space,
+            operands,
+            place.buffer,
+            out_index,
+            reduced,
+            lambda s: passes(s, finish_block),
+            target,
+            out_varies=varies,
         )
         func = stream.build(layer.name, [p.buffer for p in parameters])
         return LoweredKernel(layer.name, func, tuple(parameters), str(space))
 
     def body(context: TileContext) -> Stmt:
         tile = _Tile(context, reduced)
-        wide = lambda *at: cast(context.element(0, at), computation_dtype(operands[0].dtype))  # noqa: E731
+        wide: Element = lambda *at: cast(context.element(0, at), computation_dtype(operands[0].dtype))  # noqa: E731
 
         def finish(value: Expr, *at: Expr) -> Expr:
             return chain.value(value, [context.element(first + n, at) for n in range(len(others))])

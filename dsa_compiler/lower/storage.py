@@ -7,7 +7,7 @@ read as one run, and convolutions take pixels as lines.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from dsa_compiler.graph.layers import Layer, LayerGraph, Tensor
@@ -39,7 +39,7 @@ def store_short_rows_dense(graph: LayerGraph, target: Target) -> LayerGraph:
 
 def _flattened(layer: Layer, short: Mapping[str, Tensor]) -> Layer:
     """The layer with its views of tensors that have become dense."""
-    flat = lambda v: flattened(v, short[v.tensor].columns) if v.tensor in short else v  # noqa: E731
+    flat: Callable[[View], View] = lambda v: flattened(v, short[v.tensor].columns) if v.tensor in short else v  # noqa: E731
     return replace(layer, inputs=tuple(flat(v) for v in layer.inputs), output=flat(layer.output))
 
 

@@ -92,8 +92,8 @@ class TileKernel:
     """Builds the PrimFunc of one layer on tiles.
 
     `out_varies` are the axes of the result; those reduced away are not among them, and have to be whole in a tile.
-    `compute` None copies the first operand. `fill` pads the innermost dimension of every tile up to whole L1 rows with zeros, so that rows join into
-    long runs; results of the padding are never stored.
+    `compute` None copies the first operand. `fill` pads the innermost dimension of every tile up to whole L1 rows
+    with zeros, so that rows join into long runs; results of the padding are never stored.
     """
 
     def __init__(
@@ -121,8 +121,10 @@ class TileKernel:
     def build(self, name: str, parameters: Sequence[Buffer]) -> PrimFunc:
         """The kernel over `parameters`, the ddr buffers in the order of the call."""
         loads = self._hold()
-        tiles = lambda core: tile_loop("tile", self.per_core, lambda t: self._tile(core, t))  # noqa: E731
-        return function(name, parameters, core_loop("core", self.space.cores, 1, lambda core: sequence(*loads, tiles(core))))
+        tiles: Callable[[Expr], Stmt] = lambda core: tile_loop("tile", self.per_core, lambda t: self._tile(core, t))  # noqa: E731
+        return function(
+            name, parameters, core_loop("core", self.space.cores, 1, lambda core: sequence(*loads, tiles(core)))
+        )
 
     def _hold(self) -> list[Stmt]:
         """Loads, once for a core, of the operands that are the same for every tile."""
@@ -166,7 +168,7 @@ class TileKernel:
 
     def _extent(self) -> int:
         """Elements of the innermost axis in a tile's buffers."""
-        return max(self._inner_extent(o.dtype) for o in [*self.operands, _Typed(str(self.out.dtype))])
+        return max(self._inner_extent(d) for d in [*(o.dtype for o in self.operands), str(self.out.dtype)])
 
     def _inner_extent(self, dtype: str) -> int:
         inner = self.space.tile[-1]
@@ -175,7 +177,7 @@ class TileKernel:
     def context(
         self, starts: list[Expr], *, only: Sequence[int] | None = None, out: Buffer | None = None
     ) -> tuple[TileContext, list[Stmt]]:
-        """The tiles at `starts`: allocations and loads of the operands `only` (None: all), and the result's unless given."""
+        """The tiles at `starts`: the operands `only` (None: all), allocated and loaded; the result's unless given."""
         extent = self._extent()
         axes = tuple((f"i{a}", e) for a, e in enumerate((*self.space.tile[:-1], extent)))
         tiles, stmts = [], []
@@ -229,14 +231,21 @@ class TileKernel:
 
     def _load(self, tile: Buffer, operand: TileOperand, starts: list[Expr], extent: int) -> Stmt:
         last = len(starts) - 1
-        axes = [(f"i{a}", (extent if a == last else e) if a in operand.varies else 1) for a, e in enumerate(self.space.tile)]
+        axes = [
+            (f"i{a}", (extent if a == last else e) if a in operand.varies else 1) for a, e in enumerate(self.space.tile)
+        ]
         pad = self.fill and last in operand.varies
 
         def element(*indices: Expr) -> Stmt:
-            at = [s + i if a in operand.varies else integer(0) for a, (s, i) in enumerate(zip(starts, indices, strict=True))]
+            at = [
+                s + i if a in operand.varies else integer(0)
+                for a, (s, i) in enumerate(zip(starts, indices, strict=True))
+            ]
             value = operand.source[tuple(operand.index(at))]
             if pad:
-                value = tirx.if_then_else(at[last] < integer(self.space.extents[last]), value, constant(0, operand.dtype))
+                value = tirx.if_then_else(
+                    at[last] < integer(self.space.extents[last]), value, constant(0, operand.dtype)
+                )
             guards = self.inside(starts, indices, inner=not pad, axes=operand.varies)
             return when(guards, store(tile, list(indices), value))
 
@@ -247,7 +256,10 @@ class TileKernel:
         axes = [(f"i{a}", e if a in self.out_varies else 1) for a, e in enumerate(self.space.tile)]
 
         def element(*indices: Expr) -> Stmt:
-            at = [s + i if a in self.out_varies else integer(0) for a, (s, i) in enumerate(zip(starts, indices, strict=True))]
+            at = [
+                s + i if a in self.out_varies else integer(0)
+                for a, (s, i) in enumerate(zip(starts, indices, strict=True))
+            ]
             guards = self.inside(starts, indices, inner=True, axes=self.out_varies)
             place = indices if self.compute is not None else self._place(self.operands[0].varies, indices)
             return when(guards, store(self.out, self.out_index(at), context.out[tuple(place)]))
@@ -255,13 +267,13 @@ class TileKernel:
         return nest(axes, element)
 
 
-@dataclass(frozen=True)
-class _Typed:
-    dtype: str
-
-
 def choose_tile(
-    extents: Sequence[int], bytes_per_element: float, target: Target, *, whole: frozenset[int] = frozenset(), tiles_per_core: int = 4
+    extents: Sequence[int],
+    bytes_per_element: float,
+    target: Target,
+    *,
+    whole: frozenset[int] = frozenset(),
+    tiles_per_core: int = 4,
 ) -> TileSpace:
     """Tile extents: inner axes whole first, then as much of the next as L1 holds and as feeds every core.
 

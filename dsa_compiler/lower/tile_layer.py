@@ -45,17 +45,26 @@ def lower_elementwise_layer(layer: Layer, graph: LayerGraph, target: Target, *, 
 
     fill = wants_fill(space.tile[-1], out, operands, target)
     kernel = TileKernel(space, operands, place.buffer, place.index, compute, target, fill=fill, ring=RING)
-    return LoweredKernel(layer.name, kernel.build(layer.name, [p.buffer for p in parameters]), tuple(parameters), str(space))
+    return LoweredKernel(
+        layer.name, kernel.build(layer.name, [p.buffer for p in parameters]), tuple(parameters), str(space)
+    )
 
 
 def wants_fill(inner: int, out: View, operands: Sequence[TileOperand], target: Target) -> bool:
     """Whether short rows should be padded to whole L1 rows, so that they join into long runs."""
     last = len(out.shape) - 1
     unit = max(target.row_elements(item_bytes(o.dtype)) for o in operands) if operands else 1
-    return inner % unit != 0 and inner == out.shape[-1] and inner > 1 and all(last in o.varies or not o.varies for o in operands)
+    return (
+        inner % unit != 0
+        and inner == out.shape[-1]
+        and inner > 1
+        and all(last in o.varies or not o.varies for o in operands)
+    )
 
 
-def bind_operands(views: Sequence[View], graph: LayerGraph, target: Target) -> tuple[list[Parameter], list[TileOperand]]:
+def bind_operands(
+    views: Sequence[View], graph: LayerGraph, target: Target
+) -> tuple[list[Parameter], list[TileOperand]]:
     """Parameters and tile operands of the views of a kernel."""
     parameters, operands = [], []
     for number, view in enumerate(views):
@@ -118,9 +127,8 @@ def lower_copy_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: i
     parameters, operands = bind_operands([source], graph, target)
     place = reach("out", out, graph, target)
     parameters.append(Parameter(place.buffer, out.tensor, written=True))
-    transposed = inner is not None and inner != last and out.shape[last] > 1
     size = item_bytes(dtype)
-    if not transposed:
+    if inner is None or inner == last or out.shape[last] == 1:
         space = choose_tile(out.shape, RING * size * 1.1 * 2**rank, target)
         kernel = TileKernel(space, operands, place.buffer, place.index, None, target, ring=RING)
         func = kernel.build(layer.name, [p.buffer for p in parameters])

@@ -131,7 +131,9 @@ def choose_transpose_tile(extents: Sequence[int], inner: int, size: int, target:
         axis = last if tile[last] >= tile[inner] else inner
         tile[axis] = max(unit, tile[axis] // 2 // unit * unit)
     if _padded(tile, last, inner, unit) > budget:
-        raise Infeasible("l1", _padded(tile, last, inner, unit) * size * 4, target.memory["l1"].size, where="lower.transpose_kernel")
+        raise Infeasible(
+            "l1", _padded(tile, last, inner, unit) * size * 4, target.memory["l1"].size, where="lower.transpose_kernel"
+        )
     for axis in reversed(range(len(extents))):
         if axis not in (last, inner):
             tile[axis] = max(1, min(extents[axis], int(wanted // _padded(tile, last, inner, unit))))

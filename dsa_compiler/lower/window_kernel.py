@@ -169,7 +169,9 @@ class WindowKernel:
             else:
                 value = self._padded(c0, c, value, neutral)
                 guards.append(below(yy, p.height, (self.row_blocks * t.rows - 1) * p.stride[0] + p.rows_in(1) - 1))
-                guards.append(below(xx, p.width, (self.column_blocks * t.columns - 1) * p.stride[1] + p.columns_in(1) - 1))
+                guards.append(
+                    below(xx, p.width, (self.column_blocks * t.columns - 1) * p.stride[1] + p.columns_in(1) - 1)
+                )
             return when(guards, store(src1, [y, x, c], value))
 
         return nest([("y", p.rows_in(t.rows)), ("x", p.columns_in(t.columns)), ("c", self.depth)], element)
@@ -196,7 +198,7 @@ class WindowKernel:
         return taps1, nest(axes, lambda kh, kw, c: store(taps1, [kh, kw, c], taps[kh, kw, c0 + c]))
 
     def _load_vector(self, number: int, extra: WindowExtra, c0: Expr) -> tuple[Buffer, Stmt]:
-        """A value for each channel, repeated along the columns if it is loaded once, so that rows of the tile are runs."""
+        """A value for each channel, repeated along the columns if loaded once, so that rows of the tile are runs."""
         zero, dtype = integer(0), str(extra.source.dtype)
         columns = self.t.columns if self.once else 1
         channels = self.depth if "c" in extra.varies else 1
@@ -246,13 +248,11 @@ class WindowKernel:
         reduced = sequence(allocate(acc, 2), nest(axes, element))
         return sequence(reduced, self._finish(acc, fixed, image, y0, x0, c0))
 
-    def _finish(
-        self, acc: Buffer, fixed: Mapping[str, Buffer], image: Expr, y0: Expr, x0: Expr, c0: Expr
-    ) -> Stmt:
+    def _finish(self, acc: Buffer, fixed: Mapping[str, Buffer], image: Expr, y0: Expr, x0: Expr, c0: Expr) -> Stmt:
         """The epilogue, in place where the result has the accumulator's dtype, and the store."""
         t, o, inside = self.t, self.o, self._inside(y0, x0)
         dtype = str(o.out.dtype)
-        at = lambda r, w, c: (image, y0 + r, x0 + w, c0 + c)  # noqa: E731
+        at: Callable[..., tuple[Expr, ...]] = lambda r, w, c: (image, y0 + r, x0 + w, c0 + c)  # noqa: E731
         stmts: list[Stmt] = []
         result = acc
         if o.epilogue is not None or dtype != self.acc_dtype:
@@ -287,7 +287,9 @@ class WindowKernel:
     ) -> tuple[Buffer, Stmt]:
         t = self.t
         dtype = str(extra.source.dtype)
-        shape = [e if name in extra.varies else 1 for name, e in zip("yxc", (t.rows, t.columns, self.depth), strict=True)]
+        shape = [
+            e if name in extra.varies else 1 for name, e in zip("yxc", (t.rows, t.columns, self.depth), strict=True)
+        ]
         width = self.depth if "c" in extra.varies else self.target.pitch(1, item_bytes(dtype))
         tile = buffer(f"extra{number}", (*shape[:2], width), dtype, "l1")
 

@@ -44,7 +44,12 @@ def lower_window_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank:
     scale, share = _average(problem, call.attrs, extras, others)
     vectors = sum(e.varies <= {"c"} for e in extras)
     tiling = choose_window_tiling(
-        problem, len(extras) - vectors, target, rank=rank, vectors=vectors, operations=chain.operations + (scale is not None)
+        problem,
+        len(extras) - vectors,
+        target,
+        rank=rank,
+        vectors=vectors,
+        operations=chain.operations + (scale is not None),
     )
     taps = None
     if problem.reduction == "multiply":
@@ -71,7 +76,11 @@ def lower_window_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank:
 
 def _taps(problem: WindowProblem, values: np.ndarray, channels: int, target: Target) -> Parameter:
     """Taps [kh, kw, c] with zeros up to the channels of whole tiles."""
-    width = -(-problem.channels // channels) * channels if channels < problem.channels else tile_depth(problem, channels, target)
+    width = (
+        -(-problem.channels // channels) * channels
+        if channels < problem.channels
+        else tile_depth(problem, channels, target)
+    )
     wide = np.zeros((*problem.kernel, width), values.dtype)
     wide[..., : problem.channels] = values.reshape(*problem.kernel, problem.channels)
     return constant_parameter("taps", wide, problem.dtype)
@@ -129,12 +138,14 @@ def _counts(problem: WindowProblem, attrs: Mapping[str, Any]) -> np.ndarray:
     top, left, bottom, right = attrs["padding"]
     include = bool(attrs.get("count_include_pad", False))
 
-    def along(extent: int, outputs: int, kernel: int, stride: int, dilation: int, before: int, after: int) -> np.ndarray:
+    def along(
+        extent: int, outputs: int, kernel: int, stride: int, dilation: int, before: int, after: int
+    ) -> np.ndarray:
         places = np.arange(outputs)[:, None] * stride - before + np.arange(kernel)[None] * dilation
         low, high = (-before, extent + after) if include else (0, extent)
-        return ((places >= low) & (places < high)).sum(axis=1)
+        return np.asarray(((places >= low) & (places < high)).sum(axis=1))
 
     p = problem
     rows = along(p.height, p.out_height, p.kernel[0], p.stride[0], p.dilation[0], top, bottom)
     columns = along(p.width, p.out_width, p.kernel[1], p.stride[1], p.dilation[1], left, right)
-    return np.maximum(rows[:, None] * columns[None], 1)
+    return np.asarray(np.maximum(rows[:, None] * columns[None], 1))

@@ -31,7 +31,9 @@ def choose_window_tiling(
     model = _Model(problem, extras, vectors, max(operations, extras + vectors), target)
     ranked = sorted(model.candidates(), key=model.cycles)
     if rank >= len(ranked):
-        raise Infeasible("l1", model.bytes(WindowTiling(1, 1, 1, 1)), target.memory["l1"].size, where="lower.window_tiling")
+        raise Infeasible(
+            "l1", model.bytes(WindowTiling(1, 1, 1, 1)), target.memory["l1"].size, where="lower.window_tiling"
+        )
     return ranked[rank]
 
 
@@ -59,7 +61,9 @@ class _Model:
         """Tilings whose buffers fit L1."""
         p, target = self.p, self.target
         unit = tile_depth(p, 1, target)
-        channels = {p.channels} | {min(p.channels, ceil_div(ceil_div(p.channels, j), unit) * unit) for j in CHANNEL_PARTS}
+        channels = {p.channels} | {
+            min(p.channels, ceil_div(ceil_div(p.channels, j), unit) * unit) for j in CHANNEL_PARTS
+        }
         for c in sorted(channels):
             for columns in sorted({ceil_div(p.out_width, j) for j in (*COLUMN_PARTS, p.out_width)}):
                 for rows in sorted({ceil_div(p.out_height, j) for j in (*ROW_PARTS, p.out_height)}):
@@ -70,7 +74,12 @@ class _Model:
 
     def _tiles(self, t: WindowTiling) -> int:
         p = self.p
-        return p.images * ceil_div(p.out_height, t.rows) * ceil_div(p.out_width, t.columns) * ceil_div(p.channels, t.channels)
+        return (
+            p.images
+            * ceil_div(p.out_height, t.rows)
+            * ceil_div(p.out_width, t.columns)
+            * ceil_div(p.channels, t.channels)
+        )
 
     def bytes(self, t: WindowTiling) -> int:
         """L1 bytes of a tile's buffers with their rings."""

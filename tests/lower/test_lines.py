@@ -31,7 +31,8 @@ def convolution(
     else:
         data = network.source("x", shape, dtype, dense=True)
     extents = [
-        (size + padding[d] + padding[d + 2] - (kernel[d] - 1) * dilation[d] - 1) // stride[d] + 1 for d, size in enumerate((h, w))
+        (size + padding[d] + padding[d + 2] - (kernel[d] - 1) * dilation[d] - 1) // stride[d] + 1
+        for d, size in enumerate((h, w))
     ]  # fmt: skip
     out = (n, *extents, outputs)
     attrs: dict[str, Any] = {"strides": stride, "padding": tuple(padding), "dilation": dilation, "groups": 1}
@@ -99,7 +100,8 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
         "outputs": draw(st.sampled_from([1, 5, 16, 37])), "kernel": kernel, "planar": draw(st.booleans()),
         "stride": draw(st.sampled_from([(1, 1), (2, 2), (1, 3), (3, 4)])),
         "padding": [draw(st.integers(0, (k - 1) // 2)) for k in (*kernel, *kernel)],
-        "dtype": draw(st.sampled_from(["float16", "float32"])), "bias": draw(st.booleans()), "residual": draw(st.booleans()),
+        "dtype": draw(st.sampled_from(["float16", "float32"])), "bias": draw(st.booleans()),
+        "residual": draw(st.booleans()),
     }  # fmt: skip
 
 

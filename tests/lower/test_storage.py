@@ -48,7 +48,9 @@ def test_many_channels_are_copied() -> None:
 def test_a_copy_with_another_reader_stays() -> None:
     network = Network()
     copy, conv = _copy(network, 3), _conv(network, "t", 3)
-    other = layer("elementwise", [call("nn.relu", (0,), (1, 8, 20, 3))], [network.whole("t")], network.result("z", (1, 8, 20, 3)))
+    other = layer(
+        "elementwise", [call("nn.relu", (0,), (1, 8, 20, 3))], [network.whole("t")], network.result("z", (1, 8, 20, 3))
+    )
     kinds = [made.kind for made in _planned(network, copy, conv, other).layers]
     assert kinds == ["movement", "conv2d", "elementwise"]
 
