@@ -84,9 +84,8 @@ def test_tiles() -> None:
 @given(st.data(), st.sampled_from(["nn.softmax", "nn.layer_norm", "sum", "max", "mean"]), st.booleans())
 def test_any(data: st.DataObject, op: str, many: bool) -> None:
     network = Network()
-    shape = tuple(data.draw(st.lists(st.sampled_from([1, 3, 16, 35, 50]), min_size=1, max_size=2))) + (
-        data.draw(st.sampled_from([1, 33, 700, 1801])),
-    )
+    lead = data.draw(st.lists(st.sampled_from([1, 3, 16, 35, 50]), min_size=1, max_size=2))
+    shape = (*lead, data.draw(st.sampled_from([1, 33, 700, 1801])))
     target: Any = SMALL if many else ONE
     if op == "nn.softmax":
         made = softmax(network, shape)
