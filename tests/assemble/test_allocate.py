@@ -28,9 +28,23 @@ def test_slots_have_banks_of_their_own() -> None:
     assert placed.tolist() == [[0, BANK], [2 * BANK, 4 * BANK]]
 
 
-def test_tight_where_banks_run_out() -> None:
+def test_spread_where_banks_run_out() -> None:
+    """Nine slots for eight banks: one bank holds two of them."""
     placed = place_buffers(trace(*(TraceBuffer(f"b{i}", "l1", 1000) for i in range(9))), EDGE).address
-    assert placed[:, 0].tolist() == [1024 * i for i in range(9)]
+    assert placed[:, 0].tolist() == [BANK * i for i in range(8)] + [1024]
+
+
+def test_a_slot_larger_than_a_bank_leaves_the_rest_of_its_last() -> None:
+    large, small = TraceBuffer("l", "l1", 7 * BANK + 32), TraceBuffer("s", "l1", 64, 2)
+    placed = place_buffers(trace(large, small), EDGE).address
+    assert placed.tolist() == [[0, -1], [7 * BANK + 32, 7 * BANK + 96]]
+
+
+def test_tight_where_slots_cannot_be_spread() -> None:
+    """Three slots of three banks and a bit do not fit as whole banks."""
+    size = 2 * BANK + BANK // 2
+    placed = place_buffers(trace(*(TraceBuffer(f"b{i}", "l1", size) for i in range(3))), EDGE).address
+    assert placed[:, 0].tolist() == [0, size, 2 * size]
 
 
 def test_from_the_top() -> None:

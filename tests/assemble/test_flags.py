@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import dsa_compiler.assemble.flags as flags_module
 from dsa_compiler.assemble.dependences import CLASSES, QUEUE_OF_CLASS, Edges, find_edges
 from dsa_compiler.assemble.flags import COUNT_LIMIT, FlagUses, assign_flags
 from dsa_compiler.errors import Infeasible
@@ -198,6 +199,15 @@ def test_no_flag_at_all_is_refused() -> None:
     with pytest.raises(Infeasible, match=r"^\[assemble.flags\] flags: 1 needed, 0 available$") as caught:
         assign_flags(klass, edges, 0)
     assert caught.value.limit == "flags"
+
+
+def test_what_no_round_resolves_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flags_module, "MOST_ROUNDS", 1)
+    entries: list[Entry] = []
+    for i in range(40):
+        entries += [(LOAD, [write(32 * i)]), (VECTOR, [read(32 * i), write(2048)])]
+    with pytest.raises(Infeasible, match=r"^\[assemble.flags\] flags: 40 needed, 15 available$"):
+        assigned(entries, flags=1)
 
 
 def test_fifteen_ahead_on_each_flag_are_allowed() -> None:

@@ -176,6 +176,12 @@ def test_scores_that_do_not_fit_are_refused() -> None:
         lower_attention_layer(made.fused, made.graph, part("tiny"))
 
 
+def test_integers_are_refused() -> None:
+    made = plain((1,), 16, 32, 16, 16, "int8")
+    with pytest.raises(Infeasible, match=r"^\[lower.attention_layer\] attention in int8: 1 needed, 0 available$"):
+        lower_attention_layer(made.fused, made.graph, part("npu-v1"))
+
+
 def test_no_more_ranks() -> None:
     made = plain((1,), 16, 32, 16, 16)
     with pytest.raises(Infeasible, match=r"^\[lower.attention_layer\] l1: "):

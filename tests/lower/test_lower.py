@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dsa_compiler.errors import Infeasible
+from dsa_compiler.errors import Infeasible, InternalError
 from dsa_compiler.lower.lower import TEMPLATES, lower_layer
 from tests.lower.networks import Network, call, layer
 from tests.lower.parts import part
@@ -31,4 +31,21 @@ def test_other_kinds_are_refused() -> None:
     x = network.source("x", (4, 24))
     made = layer("other", [call("mystery", (0,), (4, 24))], [x], network.result("y", (4, 24)))
     with pytest.raises(Infeasible, match=r"^\[lower\] layers of kind other: 1 needed, 0 available$"):
+        lower_layer(made, network.graph(made), part("npu-edge"))
+
+
+def test_other_movements_are_refused() -> None:
+    network = Network()
+    x = network.source("x", (4, 24))
+    made = layer("movement", [call("flip", (0,), (4, 24), axis=0)], [x], network.result("y", (4, 24)))
+    with pytest.raises(Infeasible, match=r"^\[layer\] movements of kind flip: 1 needed, 0 available$"):
+        lower_layer(made, network.graph(made), part("npu-edge"))
+
+
+def test_an_anchor_that_depends_on_its_own_layer() -> None:
+    network = Network()
+    x, w = network.source("x", (4, 8)), network.given("w", (8, 8))
+    calls = [call("nn.relu", (0,), (4, 8)), call("matmul", ("%0", 1), (4, 8))]
+    made = layer("matmul", calls, [x, w], network.result("y", (4, 8)), master=1)
+    with pytest.raises(InternalError, match=r"^\[layer\] its anchor reads a call of its own layer$"):
         lower_layer(made, network.graph(made), part("npu-edge"))

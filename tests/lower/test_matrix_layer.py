@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsa_compiler.errors import Infeasible
+from dsa_compiler.errors import Infeasible, InternalError
 from dsa_compiler.graph.layers import Layer, OpCall
 from dsa_compiler.graph.views import View
+from dsa_compiler.lower import matrix_layer
+from dsa_compiler.lower.matrix_kernel import MatrixProblem
 from dsa_compiler.lower.matrix_layer import join_rows, lower_matrix_layer
 from tests.lower.drawing import drawn
 from tests.lower.networks import Network, call, check_layer, layer, part_of, permuted, repeated, sample
@@ -346,6 +348,16 @@ def test_computed_operands_are_refused() -> None:
         Infeasible, match=r"\[lower.matrix_layer\] operands of a product that are computed: 1 needed, 0 available"
     ):
         lower_matrix_layer(made, network.graph(made), part("npu-edge"))
+
+
+def test_views_that_do_not_join_are_a_defect() -> None:
+    """A form is joined only if every view joins; `seen` would not hide a mistake there."""
+    network = Network()
+    whole = network.source("x", (2, 3, 4, 8))
+    problem = MatrixProblem(1, 1, 24, 1, 8, 24, 1, 8)
+    form = matrix_layer._row_form(problem, whole, None)
+    with pytest.raises(InternalError, match=r"^\[lower.matrix_layer\] x\[2, 3, 2, 8\] by .* does not join$"):
+        form.seen(part_of(whole, (0, 0, 0, 0), (2, 3, 2, 8)))
 
 
 def test_join_rows() -> None:
