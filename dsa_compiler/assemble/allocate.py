@@ -12,7 +12,7 @@ import numpy as np
 
 from dsa_compiler.assemble.trace import Trace
 from dsa_compiler.errors import Infeasible
-from dsa_compiler.target import Target
+from dsa_compiler.target import Memory, Target
 
 SCRATCH = ("l1", "l0a", "l0b", "l0c")
 
@@ -50,15 +50,53 @@ def _up(value: int, unit: int) -> int:
 
 
 def _place(sizes: list[int], scope: str, target: Target, kernel: str) -> list[int]:
+    """Start of each slot: a bank of its own, else spread evenly over banks, else packed tightly."""
     memory = target.memory[scope]
-    for unit in (memory.bank_bytes, memory.alignment):
-        if unit == memory.bank_bytes and memory.banks == 1:
+    if memory.banks > 1:
+        apart = _pack(sizes, memory.bank_bytes)
+        if apart[-1] <= memory.size:
+            return apart[:-1]
+        spread = _spread(sizes, memory)
+        if spread is not None:
+            return spread
+    tight = _pack(sizes, memory.alignment)
+    if tight[-1] <= memory.size:
+        return tight[:-1]
+    raise Infeasible(scope, tight[-1], memory.size, where=kernel)
+
+
+def _pack(sizes: list[int], unit: int) -> list[int]:
+    """Starts one behind the other at multiples of `unit`, and at last where the next would start."""
+    starts = [0]
+    for size in sizes:
+        starts.append(starts[-1] + _up(size, unit))
+    return starts
+
+
+def _spread(sizes: list[int], memory: Memory) -> list[int] | None:
+    """Starts with several slots a bank, as even in number as they fit, so that slots of a ring lie in different banks.
+
+    Larger slots come first; one larger than a bank takes whole banks but for the rest of its last. None if the slots
+    do not fit in this way.
+    """
+    used, count = [0] * memory.banks, [0] * memory.banks
+    starts, first = [0] * len(sizes), 0
+    for n in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        size = _up(sizes[n], memory.alignment)
+        if size > memory.bank_bytes:
+            banks = -(-size // memory.bank_bytes)
+            if first + banks > memory.banks:
+                return None
+            starts[n] = first * memory.bank_bytes
+            for bank in range(first, first + banks):
+                used[bank], count[bank] = memory.bank_bytes, len(sizes)
+            used[first + banks - 1] = size - (banks - 1) * memory.bank_bytes
+            first += banks
             continue
-        starts, place = [], 0
-        for size in sizes:
-            starts.append(place)
-            place += _up(size, unit)
-        if place <= memory.size:
-            return starts
-    needed = sum(_up(size, memory.alignment) for size in sizes)
-    raise Infeasible(scope, needed, memory.size, where=kernel)
+        free = [b for b in range(memory.banks) if used[b] + size <= memory.bank_bytes]
+        if not free:
+            return None
+        bank = min(free, key=lambda b: (count[b], used[b]))
+        starts[n] = bank * memory.bank_bytes + used[bank]
+        used[bank], count[bank] = used[bank] + size, count[bank] + 1
+    return starts

@@ -19,6 +19,9 @@ import numpy as np
 CLASSES = 8
 """load, store, move, matrix, vector, scalar (as ENGINES), then load and store of the memory of less latency."""
 
+DMA_CLASSES = (0, 1, 6, 7)
+"""The classes whose queues a barrier names."""
+
 QUEUE_OF_CLASS = np.array([0, 1, 2, 3, 4, 5, 0, 1], np.int64)
 
 
@@ -27,7 +30,8 @@ class CoreStream:
     """One core's entries as flat arrays; operands of entry e are rows first[e] to first[e + 1].
 
     `memory` numbers the shadow maps of the operands (-1: not tracked); addresses are in bytes within the
-    memory; `shadow_bytes[m]` is the size of memory m and `block[m]` its granule.
+    memory; `shadow_bytes[m]` is the size of memory m and `block[m]` its granule. `barrier` marks the entries that wait
+    until all earlier entries of the load and store queues are complete.
     """
 
     klass: np.ndarray
@@ -40,6 +44,7 @@ class CoreStream:
     written: np.ndarray
     shadow_bytes: np.ndarray
     block: np.ndarray
+    barrier: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,13 @@ def find_edges(stream: CoreStream) -> Edges:
     producer, consumer, known = _find(
         stream.klass.astype(np.int64), stream.first, stream.memory, stream.address, stream.extents,
         stream.strides, stream.item, stream.written, base, stream.block, QUEUE_OF_CLASS,
+        np.zeros(len(stream.klass), np.bool_) if stream.barrier is None else stream.barrier,
     )  # fmt: skip
     return Edges(producer, consumer, known)
 
 
 @numba.njit(cache=True)
-def _find(klass, first, memory, address, extents, strides, item, written, base, block, queue_of):  # type: ignore[no-untyped-def]
+def _find(klass, first, memory, address, extents, strides, item, written, base, block, queue_of, barrier):  # type: ignore[no-untyped-def]
     entries = klass.shape[0]
     total = base[-1]
     writer = np.full(total, -1, np.int32)
@@ -71,6 +77,7 @@ def _find(klass, first, memory, address, extents, strides, item, written, base, 
     known = np.full((entries, 8), -1, np.int32)
     clock = np.full((6, 8), -1, np.int32)
     need = np.empty(8, np.int32)
+    latest = np.full(8, -1, np.int32)
     capacity = entries * 2 + 16
     producers = np.empty(capacity, np.int32)
     consumers = np.empty(capacity, np.int32)
@@ -80,6 +87,11 @@ def _find(klass, first, memory, address, extents, strides, item, written, base, 
         _collect(e, klass, first, memory, address, extents, strides, item, written, base, block, writer, reader, need)
         queue = queue_of[klass[e]]
         known[e] = clock[queue]
+        if barrier[e]:
+            for c in DMA_CLASSES:
+                if latest[c] >= 0:
+                    _learn(known[e], latest[c], klass, known)
+        latest[klass[e]] = e
         while True:
             best = _latest_unknown(need, known[e], queue, queue_of, known)
             if best < 0:

@@ -248,7 +248,7 @@ def _core_stream(
     blocks = [*(target.memory[s].alignment for s in SCRATCH), DDR_BLOCK]
     return CoreStream(
         klass, first, memory, address, extents, strides, item, np.isin(mine["role"], written_roles),
-        np.array(sizes, np.int64), np.array(blocks, np.int64),
+        np.array(sizes, np.int64), np.array(blocks, np.int64), entries["opcode"] == OPCODES["barrier"].code,
     )  # fmt: skip
 
 
