@@ -21,7 +21,7 @@ from dsa_compiler.graph.calls import constant_of, describe, dtype_of, is_constan
 from dsa_compiler.graph.fuse import KIND, MASTER, layer_kind
 from dsa_compiler.graph.layers import Arg, Layer, LayerGraph, OpCall, Role, Tensor
 from dsa_compiler.graph.products import padded_attributes, paddings, with_zero_point
-from dsa_compiler.graph.rewriter import bindings_of
+from dsa_compiler.graph.rewriter import JOINED, bindings_of
 from dsa_compiler.graph.storage import Rule, Storage, any_view, contiguous, innermost, matmul_left, matmul_right
 from dsa_compiler.graph.views import Lazy, expand_slice
 from dsa_compiler.operators.table import is_elementwise
@@ -113,7 +113,11 @@ class _Extraction:
         return self._tensor(f"{var.name}.const", expr, "constant")
 
     def _node(self, var: Any) -> str:
-        return str(self._origins.get(var.name, ""))
+        return self._all_nodes(var)[0]
+
+    def _all_nodes(self, var: Any) -> tuple[str, ...]:
+        """Return the ONNX nodes of a variable, the one that it computes first."""
+        return tuple(str(self._origins.get(var.name, "")).split(JOINED))
 
     def _moved(self, var: Any, call: relax.Call) -> Lazy:
         """Return the value of a data movement, materialised if no view expresses it."""
@@ -236,7 +240,7 @@ class _Extraction:
         args: tuple[Arg, ...] = tuple(("input", i) for i in range(len(sources)))
         op = OpCall(a.op, args, a.attrs, shape_of(var), dtype_of(var), self._node(var))
         kind = layer_kind(call)
-        self._draft(var.name, kind, (op,), 0, sources, [innermost] * len(sources), target, (self._node(var),))
+        self._draft(var.name, kind, (op,), 0, sources, [innermost] * len(sources), target, self._all_nodes(var))
         self._values[var] = target
         return target
 
@@ -298,7 +302,7 @@ class _Extraction:
     def _layer(self, var: Any, call: relax.Call) -> None:
         """Add the layer of a fused function."""
         function = self._mod[call.op]
-        origins = function.attrs[NODES]
+        table = function.attrs[NODES]
         pairs = list(zip(function.params, call.args, strict=True))
         pads = {p: self._pads[a] for p, a in pairs if isinstance(a, relax.Var) and a in self._pads}
         zeros = _zero_points(function, call)
@@ -311,7 +315,8 @@ class _Extraction:
         inputs: list[Lazy] = []
         rules: list[Rule] = []
         calls = []
-        for b in bindings:
+        origins = [str(table[b.var.name]).split(JOINED) for b in bindings]
+        for b, origin in zip(bindings, origins, strict=True):
             a = describe(b.value)
             args = tuple(
                 self._arg(x, arguments, places, (inputs, rules), _rule(a.op, i), _target(a.op, b.var), var)
@@ -321,9 +326,9 @@ class _Extraction:
             if a.op in ("nn.conv2d", "matmul"):
                 attrs |= padded_attributes(attrs, pads[a.inputs[0]]) if a.inputs[0] in pads else {}
                 attrs |= {"zero_b": zeros[a.inputs[1]][1]} if a.inputs[1] in zeros else {}
-            calls.append(OpCall(a.op, args, attrs, shape_of(b.var), dtype_of(b.var), str(origins[b.var.name])))
+            calls.append(OpCall(a.op, args, attrs, shape_of(b.var), dtype_of(b.var), origin[0]))
         target = self._tensor(var.name, var, "activation")
-        nodes = tuple(dict.fromkeys(c.node for c in calls if c.node))
+        nodes = tuple(dict.fromkeys(n for origin in origins for n in origin if n))
         master = int(function.attrs[MASTER])
         self._draft(var.name, str(function.attrs[KIND]), tuple(calls), master, inputs, rules, target, nodes)
         self._values[var] = target

@@ -15,7 +15,7 @@ from tvm import relax
 from dsa_compiler.frontend.importer import NODES
 from dsa_compiler.graph.calls import is_constant, op_name, plain, shape_of
 from dsa_compiler.graph.group import group_bindings
-from dsa_compiler.graph.rewriter import Rewriter, bindings_of, operands
+from dsa_compiler.graph.rewriter import JOINED, Rewriter, bindings_of, operands
 from dsa_compiler.operators.table import OPERATORS
 
 KIND = "dsac.kind"
@@ -69,7 +69,8 @@ class _Fuse(Rewriter):
             super()._visit(binding)
             return
         master, *members = self._groups[binding.var]
-        nodes = list(dict.fromkeys(n for b in members if (n := str(self._old_nodes.get(b.var.name, "")))))
+        origins = [str(self._old_nodes.get(b.var.name, "")) for b in members]
+        nodes = list(dict.fromkeys(n for origin in origins for n in origin.split(JOINED) if n))
         self._node = str(self._old_nodes.get(master.var.name, "")) or (nodes[0] if nodes else "")
         function, arguments = _function(master, members, nodes, self._old_nodes)
         name = "fused_" + "_".join(op_name(b.value).removeprefix("nn.") for b in members[:4])

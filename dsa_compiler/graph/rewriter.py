@@ -12,6 +12,8 @@ from tvm import relax
 from dsa_compiler.frontend.importer import NODES, binding_name
 from dsa_compiler.graph.calls import is_constant
 
+JOINED = "\n"  # between the names of several ONNX nodes of one binding, the first the one that it computes
+
 
 def bindings_of(main: relax.Function) -> Iterator[Any]:
     """Yield the bindings of a function in order."""
@@ -91,8 +93,34 @@ class Rewriter:
         mod = self.bb.get()
         names = {b.var.name for b in bindings_of(function)}
         nodes = {k: v for k, v in self._new_nodes.items() if k in names}
+        self._keep_origins(live, nodes)
         mod["main"] = function.with_attrs({**attrs, "global_symbol": "main", NODES: nodes})
         return mod
+
+    def _keep_origins(self, live: list[Any], nodes: dict[str, str]) -> None:
+        """Give the nodes that no binding carries any more to the binding that has taken their place, in `nodes`."""
+        kept = {n for origin in nodes.values() for n in origin.split(JOINED)}
+        for binding in reversed(live):
+            origin = str(self._old_nodes.get(binding.var.name, ""))
+            lost = [n for n in origin.split(JOINED) if n and n not in kept]
+            heir = self._heir(binding, nodes) if lost else None
+            if heir is not None:
+                nodes[heir] = JOINED.join([nodes[heir], *lost])
+                kept.update(lost)
+
+    def _heir(self, binding: Any, nodes: dict[str, str]) -> str | None:
+        """Return the name of the new binding nearest behind an old one that belongs to a node."""
+        pending, seen = [binding], set()
+        while pending:
+            current = pending.pop(0)
+            new = self._env.get(current.var)
+            if isinstance(new, relax.Var) and new.name in nodes:
+                return str(new.name)
+            for user in self.users.get(current.var, ()):
+                if user.var not in seen:
+                    seen.add(user.var)
+                    pending.append(user)
+        return None
 
     def _unique(self, stem: str) -> str:
         """Return a name for a variable that none has."""
@@ -133,7 +161,7 @@ class Rewriter:
         origin = node or self._node
         if not isinstance(getattr(expr, "ty", None), relax.TensorType | relax.TupleType):
             expr = self.bb.normalize(expr)
-        unique = name or self._unique(binding_name(origin) if origin else "lv")
+        unique = name or self._unique(binding_name(origin.split(JOINED)[0]) if origin else "lv")
         var = relax.DataflowVar(unique, expr.ty)
         self._bindings.append(relax.VarBinding(var, expr))
         self._calls[var] = expr
