@@ -44,8 +44,8 @@ def _joins(graph: LayerGraph, scores: Layer, softmax: Layer, values: Layer, uses
         return False
     left = values.inputs[int(values.calls[values.master].args[0][1])]
     for view, tensor in ((softmax.inputs[0], scores.output), (left, softmax.output)):
-        whole = _whole(graph, view) and _whole(graph, tensor) and view.tensor == tensor.tensor and view.shape == tensor.shape
-        if not whole or uses[view.tensor] != 1 or graph.tensors[view.tensor].role != "activation":
+        same = view.tensor == tensor.tensor and view.shape == tensor.shape
+        if not same or not _whole(graph, view) or not _whole(graph, tensor) or uses[view.tensor] != 1 or graph.tensors[view.tensor].role != "activation":
             return False
     return scores.calls[scores.master].shape == call.shape and values.calls[values.master].shape[:-1] == call.shape[:-1]
 

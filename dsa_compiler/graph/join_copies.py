@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 from dsa_compiler.graph.layers import Layer, LayerGraph, OpCall
 from dsa_compiler.graph.views import View
@@ -57,7 +58,7 @@ def _axis(pieces: Sequence[Layer]) -> int | None:
     views = [p.output for p in pieces]
     first = views[0]
     for axis in range(len(first.shape)):
-        if all(_follows(a, b, axis) for a, b in zip(views, views[1:], strict=False)):
+        if all(_follows(a, b, axis) for a, b in pairwise(views)):
             return axis
     return None
 
@@ -87,4 +88,5 @@ def _joined(pieces: Sequence[Layer]) -> Layer | None:
         last.calls[0].node,
     )  # fmt: skip
     nodes = tuple(dict.fromkeys(n for p in pieces for n in p.nodes))
-    return Layer(last.name, "concat", (call,), 0, tuple(p.inputs[0] for p in pieces), output, nodes, parts=tuple(pieces))
+    inputs = tuple(p.inputs[0] for p in pieces)
+    return Layer(last.name, "concat", (call,), 0, inputs, output, nodes, parts=tuple(pieces))
