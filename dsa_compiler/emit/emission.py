@@ -239,10 +239,8 @@ class Emission(KernelPass):
         for recognizer in RECOGNIZERS:
             with suppress(Unmatched):
                 found.extend(p for p in recognizer(nest, context) if p.opcode == opcode)
-        plan = self.costs.cheapest(found or plans_as_named(opcode, attrs, nest, context), nest.axes)
-        if plan is None:
-            raise Unmatched("no placement of its operands is legal")
-        return plan
+        plans = found or list(plans_as_named(opcode, attrs, nest, context))
+        return min(plans, key=lambda p: self.costs.cycles(p, nest.axes))
 
 
 def _told(reasons: list[Unmatched]) -> str:

@@ -14,6 +14,7 @@ from tvm.ir import Call, Op, TensorLoad
 
 from dsa_compiler.emit import tir
 from dsa_compiler.emit.neutral import limits
+from dsa_compiler.errors import InternalError
 
 
 class Unmatched(Exception):
@@ -151,7 +152,7 @@ def spell(node: Node, leaves: dict[Node, tir.Expr]) -> tir.Expr:
     if isinstance(node, Const):
         return tirx.const(node.value, node.dtype)
     if isinstance(node, Load):
-        raise KeyError(f"load {node.slot} has no expression")
+        raise InternalError(f"load {node.slot} has no expression", where="emit.expression")
     args = [spell(a, leaves) for a in node.args]
     if node.op in BINARY_NODE:
         return BINARY_NODE[node.op](*args)

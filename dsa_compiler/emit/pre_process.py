@@ -73,7 +73,7 @@ class PreProcess(KernelPass):
         if isinstance(data.value, Load):
             if data.loads[data.value.slot].index is not None:
                 return nest
-            split = Restride(nest, data, self.target, scope).split()
+            split = Restride(nest, data, self.target, scope, data.value.slot).split()
             if split is not None:
                 return split
         if data.predicate or _is_copy(data):

@@ -23,8 +23,6 @@ def gathers(nest: Nest, context: Context) -> Iterator[Plan]:
     if chosen.index is None or (source.index is not None and target.index is not None):
         return
     opcode = _opcode(source, target)
-    if source.dtype != target.dtype:
-        raise Unmatched("a gather does not convert")
     table, rows = ("src", "dst") if chosen is source else ("dst", "src")
     other = target if chosen is source else source
     parts = [

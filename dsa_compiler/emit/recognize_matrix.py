@@ -74,9 +74,9 @@ def accumulate(nest: Nest, lhs: Access, rhs: Access, context: Context) -> Plan:
     n, n_outer = _dimension(columns, nest, (nest.store, rhs), context, ("n", limits.matrix_n))
     k, k_outer = _dimension(depth, nest, (lhs, rhs), context, ("k", limits.matrix_k))
     operands = (
-        _operand(parts[0], (m, n), (0, 0), context),
-        _operand(parts[1], (m, k), (1, 0), context),
-        _operand(parts[2], (k, n), (1, 1), context),
+        _operand(parts[0], (m, n), 0, context),
+        _operand(parts[1], (m, k), 1, context),
+        _operand(parts[2], (k, n), 1, context),
     )
     outer = tuple(sorted([*batch, *m_outer, *n_outer, *k_outer]))
     _require_aligned_loops(outer, (nest.store, lhs, rhs), context)
@@ -147,12 +147,10 @@ def _restrict(access: Access, axes: list[int]) -> Part:
     return Part("", Access(access.buffer, access.scope, access.dtype, access.base, slopes, strides, access.pitches))
 
 
-def _operand(part: Part, groups: tuple[Group, Group], places: tuple[int, int], context: Context) -> Placed:
-    """A 2D operand; `places` are the numbers of its strides in its two groups."""
-    outer, inner = groups[0].strides[places[0]], groups[1].strides[places[1]]
+def _operand(part: Part, groups: tuple[Group, Group], place: int, context: Context) -> Placed:
+    """A 2D operand; `place` is the number of its stride in the group of its rows."""
+    outer = groups[0].strides[place]
     unit = context.engine.unit_elements(part.access)
-    if inner != 1:
-        raise Unmatched(f"rows of {part.access.buffer.name} are not contiguous: stride {inner}")
     if not isinstance(outer, int) or outer % unit:
         raise Unmatched(f"rows of {part.access.buffer.name} are {outer} elements apart, which is not aligned")
     return Placed(

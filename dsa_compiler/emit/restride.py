@@ -9,11 +9,9 @@ from tvm import tirx
 from tvm.tirx import BufferStore, Stmt
 
 from dsa_compiler.emit import tir
-from dsa_compiler.emit.expression import Load
 from dsa_compiler.emit.kernel_pass import Scope
 from dsa_compiler.emit.nest import Access, Nest
 from dsa_compiler.emit.temporaries import Temporary, temporary
-from dsa_compiler.errors import InternalError
 from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.target import Target
 
@@ -24,23 +22,18 @@ STAGED_SHARE = 8
 
 @dataclass(frozen=True)
 class Restride:
-    """One copy to be taken apart."""
+    """One copy to be taken apart: load number `slot` as it is."""
 
     stmt: Stmt
     nest: Nest
     target: Target
     scope: Scope
+    slot: int
 
     @property
     def source(self) -> Access:
         """What is copied."""
-        return self.nest.loads[self._slot]
-
-    @property
-    def _slot(self) -> int:
-        if not isinstance(self.nest.value, Load):
-            raise InternalError("a copy has no load", where="restride")
-        return self.nest.value.slot
+        return self.nest.loads[self.slot]
 
     def split(self) -> Stmt | None:
         """The copy as several; None where one instruction does it or this pass knows no way."""
@@ -165,7 +158,7 @@ class Restride:
     def _phase(self, dim: int, along: int) -> int | None:
         """1 where the element before the first is in the row, 0 where that after the last is; None: neither is sure."""
         inner = self.scope.inside(tir.peel(self.stmt)[0])
-        load = self.nest.reads[self._slot]
+        load = self.nest.reads[self.slot]
         index, size = load.indices[dim], int(load.source.shape[dim])
         modular = inner.analyzer.modular_set(inner.simplify(index))
         if int(modular.coeff) % 2 == 0 and (int(modular.base) % 2 == 1 or size % 2 == 0):
@@ -184,7 +177,7 @@ class Restride:
         buffer = tirx.decl_buffer(shape, dtype, "pairs", scope="global.l1", layout=None)
         at = tuple(self.nest.axes[n].var for n in rows)
         whole = tirx.Var(axis.var.name, axis.var.ty)
-        load = self.nest.reads[self._slot]
+        load = self.nest.reads[self.slot]
         indices = list(tir.substitute(list(load.indices), {axis.var: tir.integer(0, axis.var)}))
         indices[dim] = indices[dim] - phase + whole
         wide = [_doubled(l, whole) if l.loop_var.same_as(axis.var) else l for l in loops]
