@@ -45,7 +45,9 @@ def _joins(graph: LayerGraph, scores: Layer, softmax: Layer, values: Layer, uses
     left = values.inputs[int(values.calls[values.master].args[0][1])]
     for view, tensor in ((softmax.inputs[0], scores.output), (left, softmax.output)):
         same = view.tensor == tensor.tensor and view.shape == tensor.shape
-        if not same or not _whole(graph, view) or not _whole(graph, tensor) or uses[view.tensor] != 1 or graph.tensors[view.tensor].role != "activation":
+        if not same or not _whole(graph, view) or not _whole(graph, tensor):
+            return False
+        if uses[view.tensor] != 1 or graph.tensors[view.tensor].role != "activation":
             return False
     return scores.calls[scores.master].shape == call.shape and values.calls[values.master].shape[:-1] == call.shape[:-1]
 

@@ -459,10 +459,9 @@ class MatrixKernel:
         """Loads of what the epilogue needs of one chunk of the panel: bias, channel vectors."""
         t, o = self.t, self.o
         stmts: list[Stmt] = []
-        if o.bias is not None:
-            stmts.append(
-                nest([("n", t.n)], lambda n: store(held["bias1"], [ni, n], o.bias[self._shared(b), number, n]))
-            )
+        bias = o.bias
+        if bias is not None:
+            stmts.append(nest([("n", t.n)], lambda n: store(held["bias1"], [ni, n], bias[self._shared(b), number, n])))
         for i, extra in enumerate(o.extras):
             if f"extra{i}" in held:
                 stmts.append(self._load_vector(held[f"extra{i}"], extra, b, number, ni))
