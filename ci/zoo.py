@@ -84,7 +84,7 @@ def every(names: tuple[str, ...]) -> list[Case]:
 def _reference(name: str, folder: Path) -> tuple[ModelProto, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]:
     """The model, its inputs and the reference's outputs; the last one is kept."""
     model = load_case(name, folder)
-    feeds = case_inputs(model)
+    feeds = case_inputs(name, model)
     return model, feeds, reference_outputs(model, feeds)
 
 

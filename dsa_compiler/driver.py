@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,9 @@ from onnx import ModelProto
 from dsa_compiler.bounds import Bounds, analyze
 from dsa_compiler.compilation import Compilation, CompiledLayer
 from dsa_compiler.frontend import import_model, load_model
+from dsa_compiler.graph import extract_layers, optimize
 from dsa_compiler.graph.attention import fuse_attention
 from dsa_compiler.graph.join_copies import join_copies
-from dsa_compiler.graph import extract_layers, optimize
 from dsa_compiler.lower.storage import plan_storage
 from dsa_compiler.options import CompileOptions
 from dsa_compiler.report.provenance import layer_facts
@@ -43,7 +44,8 @@ def compile_model(
     proto = load_model(model, shapes=dict(options.shapes), batch=options.batch)
     bounds = analyze(proto, part, options.precision)
     progress("graph")
-    graph = plan_storage(join_copies(fuse_attention(extract_layers(optimize(import_model(proto), options.precision)))), part)
+    graph = extract_layers(optimize(import_model(proto), options.precision))
+    graph = plan_storage(join_copies(fuse_attention(graph)), part)
     progress(f"kernels of {len(graph.layers)} layers")
     work = Compilation(graph, part, options)
     layers = work.compile_layers()
@@ -62,9 +64,12 @@ def _info(
     layers: list[CompiledLayer],
 ) -> dict[str, Any]:
     """What the program keeps of the model, for its reports."""
-    facts = layer_facts(proto, bounds, [compiled.layer for compiled in layers])
+    on_host = {node for compiled in layers if compiled.trace is None for node in compiled.layer.nodes}
+    facts = layer_facts(proto, bounds, [compiled.layer for compiled in layers], on_host)
+    host_steps = itertools.count()
     for row, compiled in zip(facts["layers"], layers, strict=True):
         row["tile"] = compiled.tiling
+        row["host_step"] = next(host_steps) if compiled.trace is None else None
     return {
         "model": Path(model).name if isinstance(model, (str, Path)) else proto.graph.name,
         "precision": options.precision or "as the model",

@@ -19,10 +19,15 @@ Floats = npt.NDArray[np.float64]
 
 
 class LayerSums:
-    """Sums over the entries of each kernel of a program; rows by kernel, entries without one left out."""
+    """Sums over the entries of each kernel of a program; rows by kernel, entries without one left out.
 
-    def __init__(self, program: Program, timing: Timing, costs: npt.NDArray[Any]) -> None:
-        self.program, self.target = program, program.target
+    `host_steps` gives for each kernel the number of the host step that it is, or None.
+    """
+
+    def __init__(
+        self, program: Program, timing: Timing, costs: npt.NDArray[Any], host_steps: Sequence[int | None]
+    ) -> None:
+        self.program, self.target, self.host_steps = program, program.target, host_steps
         entries = program.entries
         self.count = len(program.kernels)
         self._mine = np.flatnonzero(entries["kernel"] >= 0)
@@ -59,6 +64,10 @@ class LayerSums:
         start, end = np.full(self.count, np.inf), np.zeros(self.count)
         np.minimum.at(start, self._kernel, timing.start[self._mine])
         np.maximum.at(end, self._kernel, timing.complete[self._mine])
+        times = {host.step: host for host in timing.host}
+        for kernel, step in enumerate(self.host_steps):
+            if step is not None and step in times:
+                start[kernel], end[kernel] = times[step].start, times[step].end
         return np.where(np.isfinite(start), start, 0.0), end
 
     def _cores(self) -> npt.NDArray[np.int64]:
@@ -93,7 +102,9 @@ def layer_rows(sums: LayerSums, facts: Sequence[Mapping[str, Any]]) -> list[dict
 
 
 def bound_by(sums: LayerSums, layer: int) -> str:
-    """What a layer needs most of: the engine with the most work in one core, or a memory's bandwidth."""
+    """What a layer needs most of: the engine with the most work in one core, a memory's bandwidth, or the host."""
+    if sums.host_steps[layer] is not None:
+        return "host"
     needed = dict(zip(ENGINES, map(float, sums.needed[layer]), strict=True))
     for memory, parts in (("ddr", 1), ("llb", sums.target.clusters)):
         if memory in sums.target.memory and sums.target.memory[memory].bandwidth:

@@ -17,7 +17,7 @@ from dsa_compiler.simulator.timing import Timing, time_program
 
 UNKNOWN: Mapping[str, Any] = {
     "kind": "", "master": "", "slaves": (), "onnx_nodes": (), "tile": "", "group": None, "macs": 0, "element_ops": 0,
-    "folded_ops": 0,
+    "folded_ops": 0, "host_step": None,
 }  # fmt: skip
 """Facts of a layer that its program does not hold, as in a program written by hand."""
 
@@ -31,7 +31,7 @@ def build_report(program: Program, timing: Timing | None = None) -> dict[str, An
     costs = entry_costs(program)
     timing = timing or time_program(program, costs=costs)
     info, facts = dict(program.info), _facts(program)
-    sums = LayerSums(program, timing, costs)
+    sums = LayerSums(program, timing, costs, [fact["host_step"] for fact in facts])
     busy = timing.busy_share()
     cycles = timing.cycles
     return {
@@ -109,6 +109,8 @@ def _facts(program: Program) -> list[dict[str, Any]]:
     for fact in facts:
         numbers = [fact["macs"], fact["element_ops"], fact["folded_ops"], fact["group"] or 0]
         if not all(isinstance(n, int) and n >= 0 for n in numbers) or (fact["group"] or 0) >= len(rows):
+            raise _malformed("layers")
+        if fact["host_step"] is not None and fact["host_step"] not in range(len(program.host_steps)):
             raise _malformed("layers")
     return facts
 

@@ -106,7 +106,7 @@ def test_a_group_of_layers_is_judged_together() -> None:
 @pytest.mark.parametrize(
     "layers",
     ["two", [1, 2], [row("first")], [row("a", macs=-1), row("b")], [row("a", group=7), row("b")],
-     [row("a", element_ops="many"), row("b")]],
+     [row("a", element_ops="many"), row("b")], [row("a", host_step=3), row("b")]],
 )  # fmt: skip
 def test_facts_that_do_not_fit_are_refused(layers: object) -> None:
     with pytest.raises(UserError, match=r"\[report\] the program's layers do not fit it; compile the model again"):
@@ -121,6 +121,17 @@ def test_host_steps_are_named() -> None:
         {"op": "Unique", "node": "u", "reason": "its shape depends on values", "segment": 0, "bytes_in": 16,
          "bytes_out": 16, "operations": 4}
     ]  # fmt: skip
+
+
+def test_a_layer_on_the_host_takes_its_time() -> None:
+    place = Binding("x", 0, (4,), "float32")
+    step = HostStep(0, "Unique", "u", (place,), (place,), 4, "reason", b"")
+    made = program(layers=[row("first", host_step=0), row("second")])
+    report = build_report(dataclasses.replace(made, host_steps=(step,)))
+    host = report["layers"][0]
+    assert host["bound_by"] == "host" and host["start"] == 0
+    assert host["cycles"] == pytest.approx(made.target.host.call_latency, rel=0.1)
+    assert sum(layer["cycles"] for layer in report["layers"]) == pytest.approx(report["cycles"])
 
 
 def text_of(shown: int, **info: object) -> str:
