@@ -65,14 +65,17 @@ class Access:
 
     def same_place(self, other: Access) -> bool:
         """Whether both touch the same element in every iteration."""
-        if not self.buffer.same_as(other.buffer) or self.slopes != other.slopes:
+        if not self.buffer.same_as(other.buffer) or self.index is not None or other.index is not None:
             return False
-        if self.index is not None or other.index is not None:
-            return False
-        return all(_same_expr(a, b) for a, b in zip(self.base, other.base, strict=True))
+        pairs = [*zip(self.base, other.base, strict=True)]
+        for own, theirs in zip(self.slopes, other.slopes, strict=True):
+            pairs += zip(own, theirs, strict=True)
+        return all(_same_expr(a, b) for a, b in pairs)
 
 
-def _same_expr(a: tir.Expr, b: tir.Expr) -> bool:
+def _same_expr(a: tir.Expr | int, b: tir.Expr | int) -> bool:
+    if isinstance(a, int) or isinstance(b, int):
+        return isinstance(a, int) and isinstance(b, int) and a == b
     return a is b or bool(tvm_ffi.structural_equal(a, b))
 
 

@@ -143,7 +143,7 @@ def _plan(
     kernel = [count_of(nest, w.kernel) for w in windows]
     attrs = {**window_attrs(nest, windows, spans), "taps": _taps(kernel)}
     if weights is not None:
-        operands.append(_weights(weights, windows, kernel, channels))
+        operands.append(_weights(weights, windows, kernel, channels, context.engine.unit_elements(weights)))
         attrs["macs"] = True
     for operand in operands:
         _require_legal(opcode, operand, outer, context)
@@ -174,10 +174,13 @@ def _result(opcode: str, nest: Nest, windows: tuple[Window, Window], channels: C
     )  # fmt: skip
 
 
-def _weights(weights: Access, windows: tuple[Window, Window], kernel: list[Count], channels: Count) -> Placed:
+def _weights(
+    weights: Access, windows: tuple[Window, Window], kernel: list[Count], channels: Count, unit: int
+) -> Placed:
+    """The tap weights [kernel high, kernel wide, channels]; a dimension of one tap has rows of `unit` elements."""
     strides = []
-    for window, pitch in zip(windows, weights.pitches[-3:-1], strict=True):
-        stride = weights.strides[window.kernel] if window.kernel >= 0 else pitch
+    for window in windows:
+        stride = weights.strides[window.kernel] if window.kernel >= 0 else unit
         if not isinstance(stride, int):
             raise Unmatched("rows of the tap weights are at a distance that depends on a tile")
         strides.append(stride)

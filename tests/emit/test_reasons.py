@@ -480,10 +480,13 @@ def test_windows_with_distances_that_depend_on_a_tile(name):
     x, k, y = buffer("x", "l1", (6, 8, 16)), buffer("k", "l1", (4096,)), buffer("y", "l1", (65536,), "float32")
     row = 96 if name == "taps" else t * 16
     tap = 48 if name == "result" else t * 16
-    at = [l.r * row + l.w * 16 + l.c]
-    value = y[at[0]] + wide(x[l.r + l.kh, l.w + l.kw, l.c]) * wide(k[l.kh * tap + l.kw * 16 + l.c])
-    update = l.nest(y, at, value)
-    init = m.nest(y, [m.r * row + m.w * 16 + m.c], tirx.const(0.0, "float32"))
+
+    def place(loops):
+        return loops.r * row + loops.w * 16 + loops.c
+
+    product = wide(x[l.r + l.kh, l.w + l.kw, l.c]) * wide(k[l.kh * tap + l.kw * 16 + l.c])
+    update = l.nest(y, [place(l)], y[place(l)] + product)
+    init = m.nest(y, [place(m)], tirx.const(0.0, "float32"))
     wanted = {"result": "rows of the result are", "taps": "rows of the tap weights are"}[name]
     told(windows(init, update, context()), f"{wanted} at a distance that depends on a tile")
 
