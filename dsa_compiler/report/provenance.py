@@ -15,7 +15,7 @@ from onnx import ModelProto, NodeProto
 
 from dsa_compiler.bounds import Bounds, NodeWork, node_name
 
-PRODUCTS_WITH_LINEAR_WORK = frozenset({"conv2d", "matmul", "depthwise"})
+PRODUCTS_WITH_LINEAR_WORK = frozenset({"conv2d", "matmul", "depthwise", "attention"})
 """Kinds of layer whose weights and bias take in scales and offsets of nodes beside them."""
 
 
@@ -59,7 +59,7 @@ def layer_facts(
         place["macs"] += row.macs
         place["element_ops"] += _operations(row)
         if mine:
-            place["folded_ops"] += _foldable(row, (layers[i].kind for i in mine))
+            place["folded_ops"] += _foldable(row, {layers[i].kind for i in mine})
     return {"layers": facts, "outside": outside}
 
 
@@ -77,9 +77,12 @@ def _operations(row: NodeWork) -> int:
     return sum((row.required_ops if row.pattern else row.element_ops).values())
 
 
-def _foldable(row: NodeWork, kinds: Iterable[str]) -> int:
-    """Linear operations of a node that a product's weights or bias can take in."""
-    if row.pattern or not any(kind in PRODUCTS_WITH_LINEAR_WORK for kind in kinds):
+def _foldable(row: NodeWork, kinds: Collection[str]) -> int:
+    """Operations of a node that a product can take in: linear ones into its weights or bias; in attention the sum of
+    a softmax, as a column of the product, and its scale, which follows the product: two of five an element."""
+    if row.op == "Softmax" and "attention" in kinds:
+        return sum(row.element_ops.values()) * 2 // 5
+    if row.pattern or PRODUCTS_WITH_LINEAR_WORK.isdisjoint(kinds):
         return 0
     return sum(row.element_ops.values()) - sum(row.required_ops.values())
 

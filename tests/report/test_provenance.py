@@ -92,3 +92,16 @@ def test_without_layers_all_work_is_outside() -> None:
 def test_nothing_folds_into_an_elementwise_layer() -> None:
     (one,) = facts([Layer("one", "elementwise", ("norm", "relu", "last"))])["layers"]
     assert one["folded_ops"] == 0
+
+
+def test_a_softmax_in_attention_leaves_its_sum_and_scale_to_the_products() -> None:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Softmax", ["x"], ["y"], "softmax")], "g",
+        [value("x", TensorProto.FLOAT, [8, 16])], [value("y", TensorProto.FLOAT, [8, 16])],
+    )  # fmt: skip
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    bounds = analyze(made, load_target("npu-v1"))
+    for kind, folded in (("attention", 2 * 128), ("softmax", 0), ("conv2d", 0)):
+        (row,) = layer_facts(made, bounds, [Layer("a", kind, ("softmax",))])["layers"]
+        assert (row["element_ops"], row["folded_ops"]) == (5 * 128, folded)
