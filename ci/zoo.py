@@ -56,17 +56,23 @@ class Case:
 
 @dataclass
 class Outcome:
-    """What came of a case; `problems` is empty if it passes."""
+    """What came of a case; `problems` is empty if it passes; `notes` say what bound was widened."""
 
     model: str
     part: str
     precision: str
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     error: float | None = None
     cosine: float | None = None
     run_s: float | None = None
     accounted: bool = False
     report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """The problems, or that it passes and by which widened bound."""
+        return "; ".join(self.problems) or "; ".join(["passes", *self.notes])
 
 
 def rotation(names: tuple[str, ...], start: int = 0) -> list[Case]:
@@ -136,7 +142,10 @@ def _check_values(
     if over and outcome.precision == "float16":
         bound = replace(bound, error=max(bound.error, CONDITIONING * _conditioning(model, feeds, want)))
     for each in over:
-        if not each.within(bound):
+        if each.within(bound):
+            note = f"error {each.error:.2e} within {bound.error:.2e}, ill-conditioned"
+            outcome.notes.append(f"output {each.output}: {note}")
+        else:
             outcome.problems.append(f"output {each.output}: error {each.error:.2e}, cosine {each.cosine:.6f}")
 
 
@@ -181,7 +190,7 @@ def run_group(cases: list[Case], folder: Path) -> list[Outcome]:
     for case in cases:
         start = time.perf_counter()
         outcomes.append(run_case(case, folder))
-        verdict = "; ".join(outcomes[-1].problems) or "passes"
+        verdict = outcomes[-1].verdict
         click.echo(f"{case}: {verdict} ({time.perf_counter() - start:.1f} s)", err=True)
     return outcomes
 
@@ -200,7 +209,7 @@ def markdown(outcomes: list[Outcome]) -> str:
     for outcome in outcomes:
         values = {**outcome.report, "error": outcome.error, "cosine": outcome.cosine, "run_s": outcome.run_s}
         cells = ["" if values.get(name) is None else form.format(values[name]) for name, form in COLUMNS]
-        verdict = "; ".join(outcome.problems).replace("|", "/") or "passes"
+        verdict = outcome.verdict.replace("|", "/")
         rows.append("| " + " | ".join([outcome.model, outcome.part, outcome.precision, *cells, verdict]) + " |")
     return "\n".join(rows)
 

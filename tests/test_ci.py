@@ -80,9 +80,21 @@ def test_wrong_values_and_small_shares_are_problems(monkeypatch: pytest.MonkeyPa
     assert [p.split()[0] for p in problems] == ["macs_emitted_share", "output"]
 
 
+def test_a_widened_bound_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the bound, but no worse than rounding the weights alone: it passes and says so; in float32 it fails."""
+    right = zoo._reference("tiny_cnn", ROOT)
+    wrong = {name: value + 0.05 * np.abs(value).max() for name, value in right[2].items()}
+    monkeypatch.setattr(zoo, "_reference", lambda name, folder: (*right[:2], wrong))
+    monkeypatch.setattr(zoo, "_conditioning", lambda model, feeds, want: 1.0)
+    monkeypatch.setattr(zoo, "TOLERANCES", {p: zoo.TOLERANCES[p].__class__(3e-2, 0.5) for p in zoo.PRECISIONS})
+    found = run_case(Case("tiny_cnn", "npu-edge", "float16"), ROOT)
+    assert found.problems == [] and found.verdict.startswith("passes; output") and "ill-conditioned" in found.verdict
+    assert run_case(Case("tiny_cnn", "npu-edge", "float32"), ROOT).problems
+
+
 def outcome(model: str, part: str, *problems: str) -> Outcome:
     report = {"cycles": 1234.5, "efficiency": 0.5, "instructions": 9, "layers": [1]}
-    return Outcome(model, part, "float16", list(problems), 0.001, 0.9999, 1.0, True, report)
+    return Outcome(model, part, "float16", list(problems), [], 0.001, 0.9999, 1.0, True, report)
 
 
 def test_the_table_shows_figures_and_problems() -> None:
