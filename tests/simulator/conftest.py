@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dsa_compiler.isa.cost import COST
 
+from dsa_compiler.isa.cost import COST
 from dsa_compiler.program.builder import Flag, Operand, ProgramBuilder
 from dsa_compiler.program.tables import Program
 from dsa_compiler.simulator.timing import Stretch, Timing, time_program
