@@ -23,6 +23,7 @@ from dsa_compiler.emit.pipeline import EmitOptions, EmitResult, emit_kernel
 from dsa_compiler.errors import Infeasible
 from dsa_compiler.graph import Layer, LayerGraph
 from dsa_compiler.lower.binding import LoweredKernel, stored_bytes
+from dsa_compiler.lower.host_layer import lower_host_layer
 from dsa_compiler.lower.lower import lower_layer
 from dsa_compiler.options import CompileOptions
 from dsa_compiler.program.tables import Binding, HostStep, Program
@@ -62,7 +63,7 @@ class Compilation:
     _kernels: dict[int, list[tuple[Any, EmitResult, Trace | None]]] = field(default_factory=dict)
 
     def compile_layers(self) -> list[CompiledLayer]:
-        """Every layer's kernel, in order. Raises `Infeasible` for a layer that no choice fits."""
+        """Every layer's kernel, in order; a layer that no choice fits is a step of the host."""
         return [c for number, layer in enumerate(self.graph.layers) for c in self._compile_joined(layer, number)]
 
     def _compile_joined(self, layer: Layer, number: int) -> list[CompiledLayer]:
@@ -100,7 +101,13 @@ class Compilation:
         if outlined is not None:
             return outlined
         assert failure is not None  # at least one attempt was made
-        raise failure
+        return self._on_the_host(layer, failure)
+
+    def _on_the_host(self, layer: Layer, failure: Infeasible) -> CompiledLayer:
+        """The layer as a step of the CPU, which has room for any tile; `failure` is why the part does not take it."""
+        self.feedback["host"] += 1
+        kernel = lower_host_layer(layer, self.graph, self.target)
+        return CompiledLayer(layer, kernel, None, None, f"no choice fits: {failure}")
 
     def _emit(self, kernel: LoweredKernel, number: int) -> tuple[EmitResult, Trace | None]:
         """The kernel as instructions and as a stream; no stream if nests were left over."""

@@ -17,6 +17,7 @@ FLOATS = frozenset({"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e
 INTEGERS = frozenset({"int32", "int16", "int8", "uint8", "int4"})
 
 _NUMPY = {
+    **{name: np.dtype(name) for name in ("int64", "uint64", "uint32", "uint16", "float64")},  # bound, never computed
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
