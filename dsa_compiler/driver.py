@@ -12,10 +12,11 @@ from onnx import ModelProto
 
 from dsa_compiler.bounds import Bounds, analyze
 from dsa_compiler.compilation import Compilation, CompiledLayer
-from dsa_compiler.frontend import import_model, load_model
-from dsa_compiler.graph import extract_layers, optimize
+from dsa_compiler.frontend import load_model
 from dsa_compiler.graph.attention import fuse_attention
+from dsa_compiler.graph.build import build_graph
 from dsa_compiler.graph.join_copies import join_copies
+from dsa_compiler.lower.lower import lacking
 from dsa_compiler.lower.storage import plan_storage
 from dsa_compiler.options import CompileOptions
 from dsa_compiler.report.provenance import layer_facts
@@ -44,7 +45,7 @@ def compile_model(
     proto = load_model(model, shapes=dict(options.shapes), batch=options.batch)
     bounds = analyze(proto, part, options.precision)
     progress("graph")
-    graph = extract_layers(optimize(import_model(proto), options.precision))
+    graph = build_graph(proto, options.precision, lacking)
     graph = plan_storage(join_copies(fuse_attention(graph)), part)
     progress(f"kernels of {len(graph.layers)} layers")
     work = Compilation(graph, part, options)

@@ -26,16 +26,17 @@ OUTPUTS = "dsac.outputs"  # attribute of `main`: ONNX names of the results
 _TVM_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, ArithmeticError)
 
 
-def import_model(model: ModelProto) -> tvm.IRModule:
+def import_model(model: ModelProto, host: Mapping[str, str] | None = None) -> tvm.IRModule:
     """Return the Relax module of a model that `load_model` made.
 
     `main` takes the model's inputs in order and returns its output, or a tuple of its outputs in order. Its attributes
     `dsac.nodes`, `dsac.inputs` and `dsac.outputs` lead back to ONNX names. Nodes that cannot be converted become
-    host steps (`frontend.host`).
+    host steps (`frontend.host`), and so do those that `host` names, with a reason for each.
     """
     check_inputs(model.graph)
     check_operators(model.graph)
     reasons = {n.name: f"no converter for {operator_name(n)}" for n in model.graph.node if not is_known(n)}
+    reasons |= host or {}
     while True:
         planned = partition(model, reasons)
         importer = _Importer({}, {}, sanitize=False)

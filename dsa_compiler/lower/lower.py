@@ -9,10 +9,12 @@ from dsa_compiler.graph.layers import Layer, LayerGraph
 from dsa_compiler.lower.attention_layer import lower_attention_layer
 from dsa_compiler.lower.binding import LoweredKernel
 from dsa_compiler.lower.concat_layer import lower_concat_layer
+from dsa_compiler.lower.expression import supports
 from dsa_compiler.lower.matrix_layer import lower_matrix_layer
 from dsa_compiler.lower.reduce_layer import lower_norm_layer, lower_reduce_layer, lower_softmax_layer
 from dsa_compiler.lower.tile_layer import lower_copy_layer, lower_elementwise_layer
 from dsa_compiler.lower.window_layer import lower_window_layer
+from dsa_compiler.operators.table import is_elementwise
 from dsa_compiler.target import Target
 
 Template = Callable[..., LoweredKernel]
@@ -32,6 +34,15 @@ TEMPLATES: Mapping[str, Template] = {
 }
 _COMPUTED = frozenset({"elementwise", "movement", "attention"})
 """Kinds whose master may read calls of its own layer."""
+
+
+def lacking(layer: Layer) -> str:
+    """Why no template takes `layer`, "" if one does."""
+    master = layer.calls[layer.master]
+    if layer.kind not in TEMPLATES or (layer.kind == "movement" and master.op != "copy"):
+        return f"no template for {master.op}"
+    strange = sorted({c.op for c in layer.calls if is_elementwise(c.op) and not supports(c.op)})
+    return f"no expression for {', '.join(strange)}" if strange else ""
 
 
 def lower_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0) -> LoweredKernel:

@@ -33,3 +33,16 @@ def test_results_of_host_steps_may_be_int64():
     nodes = [node("Abs", ["x"], ["a"]), node("MaxPool", ["a"], ["y", "i"], kernel_shape=[2, 2])]
     model = model_of(nodes, {"x": x}, {"y": FLOAT, "i": INT64})
     assert check_model(model, {"x": x}, "npu-v1", host=True).report["host_steps"]
+
+
+def test_an_operator_without_a_template_is_a_host_step_of_its_node():
+    x = RANDOM.standard_normal((4, 6)).astype(np.float32)
+    nodes = [
+        node("Abs", ["x"], ["a"]),
+        node("TopK", ["a", "k"], ["v", "i"]),
+        node("Neg", ["v"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": x}, {"y": FLOAT, "i": INT64}, {"k": np.array([3])})
+    steps = check_model(model, {"x": x}, "npu-v1", host=True).report["host_steps"]
+    assert [s["op"] for s in steps] == ["TopK"]
+    assert "no template for" in steps[0]["reason"]
