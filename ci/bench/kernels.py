@@ -14,7 +14,8 @@ from dsa_compiler.assemble.link import KernelCall, link
 from dsa_compiler.emit.pipeline import emit_kernel
 from dsa_compiler.errors import Infeasible
 from dsa_compiler.isa.dtypes import item_bytes
-from dsa_compiler.lower.matrix_kernel import Extra, MatrixKernel, MatrixOperands, MatrixProblem, MatrixTiling, Point
+from dsa_compiler.lower.matrix_kernel import MatrixKernel
+from dsa_compiler.lower.matrix_problem import Extra, MatrixOperands, MatrixProblem, MatrixTiling, Point
 from dsa_compiler.lower.matrix_tiling import MatrixTraffic, rank_matrix_tilings
 from dsa_compiler.lower.tir import Buffer, buffer
 from dsa_compiler.program.tables import Program

@@ -21,7 +21,7 @@ import numpy as np
 from dsa_compiler.graph.layers import Layer, LayerGraph, Tensor
 from dsa_compiler.graph.views import View
 from dsa_compiler.isa.dtypes import item_bytes
-from dsa_compiler.lower.matrix_kernel import Lines, MatrixProblem
+from dsa_compiler.lower.matrix_problem import Lines, MatrixProblem
 from dsa_compiler.target import Target
 
 GROUP_BYTES = 8

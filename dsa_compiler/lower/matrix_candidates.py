@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from dsa_compiler.isa.dtypes import item_bytes
-from dsa_compiler.lower.matrix_kernel import MatrixProblem, MatrixTiling, ceil_div
+from dsa_compiler.lower.matrix_problem import MatrixProblem, MatrixTiling, ceil_div
 from dsa_compiler.lower.pitch import scope_pitch
 from dsa_compiler.target import Target
 

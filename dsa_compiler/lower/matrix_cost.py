@@ -8,7 +8,7 @@ import numpy as np
 
 from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.lower.matrix_candidates import Candidates, MatrixTraffic, burst_bytes, pitch, up
-from dsa_compiler.lower.matrix_kernel import MatrixProblem
+from dsa_compiler.lower.matrix_problem import MatrixProblem
 from dsa_compiler.target import Target
 
 Array = np.ndarray

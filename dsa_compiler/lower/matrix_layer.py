@@ -24,14 +24,8 @@ from dsa_compiler.lower.binding import (
 )
 from dsa_compiler.lower.chain import chain_after
 from dsa_compiler.lower.lines import LineConvolution, line_convolution, takes_lines
-from dsa_compiler.lower.matrix_kernel import (
-    Extra,
-    MatrixKernel,
-    MatrixOperands,
-    MatrixProblem,
-    MatrixTiling,
-    Point,
-)
+from dsa_compiler.lower.matrix_kernel import MatrixKernel
+from dsa_compiler.lower.matrix_problem import Extra, MatrixOperands, MatrixProblem, MatrixTiling, Point
 from dsa_compiler.lower.matrix_tiling import MatrixTraffic, choose_matrix_tiling
 from dsa_compiler.lower.tir import Expr, integer
 from dsa_compiler.lower.weights import chunk_bias, chunk_weights

@@ -17,7 +17,7 @@ from dsa_compiler.lower.matrix_candidates import (
     placements,
 )
 from dsa_compiler.lower.matrix_cost import Shape, estimate, l1_bytes, shape_of
-from dsa_compiler.lower.matrix_kernel import MatrixProblem, MatrixTiling
+from dsa_compiler.lower.matrix_problem import MatrixProblem, MatrixTiling
 from dsa_compiler.lower.pipeline_model import LONGEST, Machine, Steps, simulate_steps
 from dsa_compiler.target import Target
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from dsa_compiler.lower.matrix_kernel import MatrixKernel
+from dsa_compiler.lower.matrix_plan import MatrixPlan
 
 
-def chunk_weights(weights: np.ndarray, kernel: MatrixKernel) -> np.ndarray:
+def chunk_weights(weights: np.ndarray, kernel: MatrixPlan) -> np.ndarray:
     """Weights [batches, kh, kw, c, n] as [batches, n chunks, k chunks, k, pitch of n], filled up with zeros."""
     batches, _, _, channels, columns = weights.shape
     t = kernel.t
@@ -22,7 +22,7 @@ def chunk_weights(weights: np.ndarray, kernel: MatrixKernel) -> np.ndarray:
     return result
 
 
-def chunk_bias(bias: np.ndarray, kernel: MatrixKernel) -> np.ndarray:
+def chunk_bias(bias: np.ndarray, kernel: MatrixPlan) -> np.ndarray:
     """A bias [batches, n] as float32 [batches, n chunks, n]."""
     result = np.zeros((bias.shape[0], kernel.chunks * kernel.t.n), np.float32)
     result[:, : bias.shape[1]] = bias

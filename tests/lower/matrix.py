@@ -10,7 +10,8 @@ import numpy as np
 from tvm import tirx
 
 from dsa_compiler.isa.dtypes import item_bytes, numpy_dtype
-from dsa_compiler.lower.matrix_kernel import Extra, MatrixKernel, MatrixOperands, MatrixProblem, MatrixTiling
+from dsa_compiler.lower.matrix_kernel import MatrixKernel
+from dsa_compiler.lower.matrix_problem import Extra, MatrixOperands, MatrixProblem, MatrixTiling
 from dsa_compiler.lower.tir import buffer
 from dsa_compiler.lower.weights import chunk_bias, chunk_weights
 from dsa_compiler.target import Target

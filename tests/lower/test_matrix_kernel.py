@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dsa_compiler.lower.matrix_kernel import MatrixProblem, MatrixTiling, ceil_div
+from dsa_compiler.lower.matrix_problem import MatrixProblem, MatrixTiling, ceil_div
 from dsa_compiler.lower.matrix_tiling import MatrixTraffic, rank_matrix_tilings
 from dsa_compiler.simulator.timing import time_program
 from tests.lower.drawing import drawn

@@ -14,8 +14,8 @@ from dsa_compiler.errors import Infeasible, InternalError
 from dsa_compiler.graph.layers import Layer, OpCall
 from dsa_compiler.graph.views import View
 from dsa_compiler.lower import matrix_layer
-from dsa_compiler.lower.matrix_kernel import MatrixProblem
 from dsa_compiler.lower.matrix_layer import join_rows, lower_matrix_layer
+from dsa_compiler.lower.matrix_problem import MatrixProblem
 from tests.lower.drawing import drawn
 from tests.lower.networks import Network, call, check_layer, layer, part_of, permuted, repeated, sample
 from tests.lower.parts import part

@@ -14,7 +14,7 @@ from dsa_compiler.assemble.expand import expand
 from dsa_compiler.emit.pipeline import emit_kernel
 from dsa_compiler.errors import Infeasible
 from dsa_compiler.isa.dtypes import item_bytes
-from dsa_compiler.lower.matrix_kernel import MatrixProblem, MatrixTiling
+from dsa_compiler.lower.matrix_problem import MatrixProblem, MatrixTiling
 from dsa_compiler.lower.matrix_tiling import MatrixTraffic, choose_matrix_tiling, rank_matrix_tilings
 from dsa_compiler.lower.pipeline_model import Machine, Steps, simulate_steps
 from dsa_compiler.target import Target, load_target

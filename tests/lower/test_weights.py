@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dsa_compiler.lower.matrix_kernel import MatrixKernel, MatrixProblem, MatrixTiling
+from dsa_compiler.lower.matrix_kernel import MatrixKernel
+from dsa_compiler.lower.matrix_problem import MatrixProblem, MatrixTiling
 from dsa_compiler.lower.weights import chunk_bias, chunk_weights
 from tests.lower.matrix import PLAIN
 from tests.lower.parts import part
