@@ -20,7 +20,9 @@ CLASSES = 8
 """load, store, move, matrix, vector, scalar (as ENGINES), then load and store of the memory of less latency."""
 
 DMA_CLASSES = (0, 1, 6, 7)
-"""The classes whose queues a barrier names."""
+"""The classes whose entries a barrier waits for."""
+
+_SCALAR = 5
 
 QUEUE_OF_CLASS = np.array([0, 1, 2, 3, 4, 5, 0, 1], np.int64)
 
@@ -30,8 +32,9 @@ class CoreStream:
     """One core's entries as flat arrays; operands of entry e are rows first[e] to first[e + 1].
 
     `memory` numbers the shadow maps of the operands (-1: not tracked); addresses are in bytes within the
-    memory; `shadow_bytes[m]` is the size of memory m and `block[m]` its granule. `barrier` marks the entries that wait
-    until all earlier entries of the load and store queues are complete.
+    memory; `shadow_bytes[m]` is the size of memory m and `block[m]` its granule. `collect` marks the entries that wait
+    until all earlier entries of the load and store queues are complete; `gate[e]` is an entry of the scalar queue that
+    e must wait for, -1 without (see `assemble.barriers`).
     """
 
     klass: np.ndarray
@@ -44,7 +47,8 @@ class CoreStream:
     written: np.ndarray
     shadow_bytes: np.ndarray
     block: np.ndarray
-    barrier: np.ndarray | None = None
+    collect: np.ndarray | None = None
+    gate: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -63,13 +67,14 @@ def find_edges(stream: CoreStream) -> Edges:
     producer, consumer, known = _find(
         stream.klass.astype(np.int64), stream.first, stream.memory, stream.address, stream.extents,
         stream.strides, stream.item, stream.written, base, stream.block, QUEUE_OF_CLASS,
-        np.zeros(len(stream.klass), np.bool_) if stream.barrier is None else stream.barrier,
+        np.zeros(len(stream.klass), np.bool_) if stream.collect is None else stream.collect,
+        np.full(len(stream.klass), -1, np.int64) if stream.gate is None else stream.gate,
     )  # fmt: skip
     return Edges(producer, consumer, known)
 
 
 @numba.njit(cache=True)
-def _find(klass, first, memory, address, extents, strides, item, written, base, block, queue_of, barrier):  # type: ignore[no-untyped-def]
+def _find(klass, first, memory, address, extents, strides, item, written, base, block, queue_of, collect, gate):  # type: ignore[no-untyped-def]
     entries = klass.shape[0]
     total = base[-1]
     writer = np.full(total, -1, np.int32)
@@ -87,10 +92,11 @@ def _find(klass, first, memory, address, extents, strides, item, written, base, 
         _collect(e, klass, first, memory, address, extents, strides, item, written, base, block, writer, reader, need)
         queue = queue_of[klass[e]]
         known[e] = clock[queue]
-        if barrier[e]:
+        if collect[e]:
             for c in DMA_CLASSES:
-                if latest[c] >= 0:
-                    _learn(known[e], latest[c], klass, known)
+                need[c] = max(need[c], latest[c])
+        if gate[e] >= 0:
+            need[_SCALAR] = max(need[_SCALAR], gate[e])
         latest[klass[e]] = e
         while True:
             best = _latest_unknown(need, known[e], queue, queue_of, known)

@@ -1,8 +1,8 @@
 """Join expanded kernels into a program: addresses, order between kernels, flags.
 
-Kernels follow one another on all cores. Where several cores take part, a barrier stands between the stores of
-one kernel and the first load of another that reads what they wrote; loads of constants pass it. On a part with
-one core the bytes in ddr are followed like those of a scratchpad, and no barrier is needed.
+Where several cores take part, a barrier stands between the stores of one kernel and the first load of another that
+reads what they wrote (`barriers`); loads of constants pass it. On a part with one core the bytes in ddr and llb are
+followed like those of a scratchpad, and no barrier is needed.
 """
 
 from __future__ import annotations
@@ -13,34 +13,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dsa_compiler.assemble.allocate import SCRATCH, place_buffers
+from dsa_compiler.assemble.allocate import SCRATCH
+from dsa_compiler.assemble.barriers import barrier_rows, collects, gates, idle
+from dsa_compiler.assemble.calls import AttrTable, ClusterPlace, KernelCall, Rows, concatenate
 from dsa_compiler.assemble.dependences import CoreStream, find_edges
 from dsa_compiler.assemble.flags import FlagUses, assign_flags
-from dsa_compiler.assemble.trace import Trace
 from dsa_compiler.isa.definition import ROLE_CODE, WRITTEN_ROLES
 from dsa_compiler.isa.dtypes import DTYPES, item_bytes
-from dsa_compiler.isa.table import BY_CODE, OPCODES
-from dsa_compiler.program.tables import ENGINE_CODE, ENTRY, FLAG, OPERAND, SCOPE_CODE
+from dsa_compiler.isa.table import OPCODES
+from dsa_compiler.program.tables import ENTRY, FLAG, OPERAND, SCOPE_CODE
 from dsa_compiler.target import Target
 
-DDR_BLOCK = 64
+__all__ = ["ClusterPlace", "KernelCall", "Stream", "link"]
+
+MEMORIES = ("ddr", "llb")
+MEMORY_BLOCK = 64
 MOST_FLAGS = 4
-_LOAD, _STORE, _PREFETCH = ENGINE_CODE["load"], ENGINE_CODE["store"], ENGINE_CODE["prefetch"]
-
-
-@dataclass(frozen=True)
-class KernelCall:
-    """A kernel in the program: where its parameters lie in ddr, and which of them nothing writes.
-
-    `segment` counts the host steps before it.
-    """
-
-    trace: Trace
-    addresses: tuple[int, ...]
-    constant: tuple[bool, ...]
-    node: int = -1
-    segment: int = 0
-    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,139 +41,19 @@ class Stream:
     attrs: tuple[dict[str, object], ...]
 
 
-STREAM_ENTRY = np.dtype(
-    [
-        *((n, ENTRY.fields[n][0]) for n in ENTRY.names or () if ENTRY.fields),
-        ("order", np.int64),
-        ("chip_core", np.int32),
-    ]
-)
-
-
 def link(calls: Sequence[KernelCall], target: Target) -> Stream:
     """The program's tables for `calls` in their order.
 
     Raises `Infeasible` if a kernel's buffers do not fit, or if flags run out.
     """
-    attrs = _AttrTable()
+    attrs = AttrTable()
     if not calls:
         return Stream(np.zeros(0, ENTRY), np.zeros(0, OPERAND), np.zeros(0, FLAG), tuple(attrs.values))
-    entries, operands = _concatenate(calls, target, attrs)
-    if target.cores > 1:
-        entries = np.concatenate([entries, *_barriers(calls, entries, operands, target, attrs)])
-    entries = entries[np.lexsort((entries["order"], entries["kernel"], entries["segment"], entries["chip_core"]))]
-    constant = _constant_operands(calls, entries, operands)
-    return _synchronise(entries, operands, constant, target, attrs)
-
-
-class _AttrTable:
-    def __init__(self) -> None:
-        self.values: list[dict[str, object]] = [{}]
-        self._numbers: dict[str, int] = {"{}": 0}
-
-    def intern(self, value: dict[str, object]) -> int:
-        """Number of `value` in the program's attributes."""
-        text = repr(sorted(value.items()))
-        if not value:
-            return 0
-        if text not in self._numbers:
-            self._numbers[text] = len(self.values)
-            self.values.append(value)
-        return self._numbers[text]
-
-
-def _engine_of_opcode() -> np.ndarray:
-    table = np.zeros(max(BY_CODE) + 1, np.uint8)
-    for code, definition in BY_CODE.items():
-        table[code] = ENGINE_CODE.get(definition.engine, 0)
-    return table
-
-
-def _concatenate(calls: Sequence[KernelCall], target: Target, attrs: _AttrTable) -> tuple[np.ndarray, np.ndarray]:
-    engine = _engine_of_opcode()
-    all_entries, all_operands, operand_base, group_base = [], [], 0, 0
-    for number, call in enumerate(calls):
-        trace = call.trace
-        entries = np.zeros(len(trace.entries), STREAM_ENTRY)
-        for name in ("opcode", "operands"):
-            entries[name] = trace.entries[name]
-        entries["engine"] = engine[trace.entries["opcode"]]
-        entries["chip_core"] = trace.entries["core"]
-        entries["cluster"] = trace.entries["core"] // target.cores_per_cluster
-        entries["core"] = trace.entries["core"] % target.cores_per_cluster
-        group = trace.entries["group"].astype(np.int64)
-        entries["group"] = np.where(group >= 0, group + group_base, -1)
-        group_base += int(group.max(initial=-1)) + 1
-        codes = np.array([attrs.intern(dict(a)) for a in trace.attrs], np.int32)
-        entries["attrs"] = codes[trace.entries["attrs"]]
-        entries["operand"] = trace.entries["operand"] + operand_base
-        entries["kernel"], entries["node"], entries["segment"] = call.number, call.node, call.segment
-        entries["order"] = trace.entries["key"] * 2 + 2
-        operands = _bind(call, target, from_top=bool(number % 2))
-        operand_base += len(operands)
-        all_entries.append(entries)
-        all_operands.append(operands)
-    return np.concatenate(all_entries), np.concatenate(all_operands)
-
-
-def _bind(call: KernelCall, target: Target, *, from_top: bool) -> np.ndarray:
-    """The operands of a kernel with addresses."""
-    trace = call.trace
-    placement = place_buffers(trace, target, from_top=from_top).address
-    for n, buffer in enumerate(trace.buffers):
-        if buffer.parameter >= 0:
-            placement[n, 0] = call.addresses[buffer.parameter]
-    scopes = np.array([SCOPE_CODE[b.scope] for b in trace.buffers], np.uint8)
-    operands = np.zeros(len(trace.operands), OPERAND)
-    for name in ("role", "dtype", "rank", "extents", "strides"):
-        operands[name] = trace.operands[name]
-    operands["scope"] = scopes[trace.operands["buffer"]]
-    operands["address"] = placement[trace.operands["buffer"], trace.operands["slot"]] + trace.operands["offset"]
-    return operands
-
-
-def _constant_operands(calls: Sequence[KernelCall], entries: np.ndarray, operands: np.ndarray) -> np.ndarray:
-    """Which operands lie in ddr that nothing writes."""
-    constant = np.zeros(len(operands), bool)
-    base = 0
-    for call in calls:
-        flags = np.array([b.parameter >= 0 and call.constant[b.parameter] for b in call.trace.buffers])
-        n = len(call.trace.operands)
-        if n:
-            constant[base : base + n] = flags[call.trace.operands["buffer"]]
-        base += n
-    return constant
-
-
-def _barriers(
-    calls: Sequence[KernelCall], entries: np.ndarray, operands: np.ndarray, target: Target, attrs: _AttrTable
-) -> list[np.ndarray]:
-    """Barrier entries before every kernel but the first, in the load and store queues of all cores."""
-    constant = _constant_operands(calls, entries, operands)
-    group = int(entries["group"].max(initial=-1)) + 1
-    scope = "chip" if target.clusters > 1 else "cluster"
-    code = attrs.intern({"scope": scope, "queues": ["load", "store"]})
-    source = entries["operand"] + np.minimum(entries["operands"].astype(np.int64) - 1, 1)
-    reads = (entries["engine"] == _LOAD) & (entries["operands"] > 1) & ~constant[source]
-    reads &= operands["scope"][source] == SCOPE_CODE["ddr"]
-    result = []
-    for before, call in itertools.pairwise(calls):
-        if before.segment != call.segment:
-            continue  # between segments every queue runs out
-        rows = np.zeros(2 * target.cores, STREAM_ENTRY)
-        cores = np.repeat(np.arange(target.cores), 2)
-        rows["opcode"], rows["attrs"], rows["group"] = OPCODES["barrier"].code, code, group
-        rows["engine"] = np.tile([_LOAD, _STORE], target.cores)
-        rows["chip_core"], rows["cluster"] = cores, cores // target.cores_per_cluster
-        rows["core"] = cores % target.cores_per_cluster
-        rows["kernel"], rows["node"], rows["segment"] = call.number, call.node, call.segment
-        mine = entries[reads & (entries["kernel"] == call.number)]
-        # at one place in all queues, so that no multicast has members on both sides
-        first = int(mine["order"].min()) - 1 if len(mine) else 1
-        rows["order"] = np.where(rows["engine"] == _STORE, 0, first)
-        result.append(rows)
-        group += 1
-    return result
+    rows = concatenate(calls, target, attrs)
+    barriers = barrier_rows(calls, target, attrs, int(rows.entries["group"].max(initial=-1)) + 1)
+    entries = np.concatenate([rows.entries, barriers])
+    entries = entries[np.lexsort((entries["order"], entries["call"], entries["segment"], entries["chip_core"]))]
+    return _synchronise(entries, rows, gates(entries, rows, calls), target, attrs)
 
 
 def _classes(entries: np.ndarray, operands: np.ndarray) -> np.ndarray:
@@ -201,54 +69,60 @@ def _touches(entries: np.ndarray, operands: np.ndarray, scope: int) -> np.ndarra
     return total[entries["operand"] + entries["operands"]] > total[entries["operand"]]
 
 
-def _synchronise(
-    entries: np.ndarray, operands: np.ndarray, constant: np.ndarray, target: Target, attrs: _AttrTable
-) -> Stream:
-    klass = _classes(entries, operands)
-    shadow = _shadow(operands, constant, target)
+def _synchronise(entries: np.ndarray, rows: Rows, gate: np.ndarray, target: Target, attrs: AttrTable) -> Stream:
+    klass = _classes(entries, rows.operands)
+    shadow = _shadow(rows, target)
+    collect = collects(entries)
     sets: list[tuple[np.ndarray, FlagUses]] = []
     waits: list[tuple[np.ndarray, FlagUses]] = []
     place = entries["chip_core"].astype(np.int64) * (int(entries["segment"].max()) + 1) + entries["segment"]
     bounds = np.flatnonzero(np.diff(place, prepend=-1, append=-1))
     for low, high in itertools.pairwise(bounds):
-        stream = _core_stream(entries[low:high], klass[low:high], operands, shadow, target)
-        core_sets, core_waits = assign_flags(klass[low:high], find_edges(stream), target.sync.flags)
+        mine = slice(low, high)
+        own = np.where(gate[mine] >= 0, gate[mine] - low, -1)
+        stream = _core_stream(entries[mine], klass[mine], rows.operands, shadow, collect[mine], own, target)
+        core_sets, core_waits = assign_flags(klass[mine], find_edges(stream), target.sync.flags)
         sets.append((core_sets.entry + low, core_sets))
         waits.append((core_waits.entry + low, core_waits))
-    return _finish(entries, operands, waits, sets, attrs)
+    return _finish(entries, rows.operands, waits, sets, attrs)
 
 
-def _shadow(operands: np.ndarray, constant: np.ndarray, target: Target) -> np.ndarray:
+def _shadow(rows: Rows, target: Target) -> np.ndarray:
     """Number of the shadow map of each operand, -1 where no flag is needed."""
-    memory = np.full(len(operands), -1, np.int64)
-    for number, scope in enumerate(SCRATCH):
-        memory[operands["scope"] == SCOPE_CODE[scope]] = number
+    scope = rows.operands["scope"]
+    memory = np.full(len(scope), -1, np.int64)
+    for number, name in enumerate(SCRATCH):
+        memory[scope == SCOPE_CODE[name]] = number
     if target.cores == 1:
-        memory[(operands["scope"] == SCOPE_CODE["ddr"]) & ~constant] = len(SCRATCH)
+        for number, name in enumerate(MEMORIES, start=len(SCRATCH)):
+            memory[(scope == SCOPE_CODE[name]) & ~rows.constant] = number
     return memory
 
 
 def _core_stream(
-    entries: np.ndarray, klass: np.ndarray, operands: np.ndarray, shadow: np.ndarray, target: Target
-) -> CoreStream:
+    entries: np.ndarray, klass: np.ndarray, operands: np.ndarray, shadow: np.ndarray, collect: np.ndarray,
+    gate: np.ndarray, target: Target,
+) -> CoreStream:  # fmt: skip
     counts = entries["operands"].astype(np.int64)
     first = np.concatenate([[0], np.cumsum(counts)])
     rows = np.repeat(entries["operand"] - first[:-1], counts) + np.arange(first[-1])
     mine = operands[rows]
     memory = shadow[rows]
-    ddr = mine["address"][memory == len(SCRATCH)]
-    origin = int(ddr.min(initial=0)) // DDR_BLOCK * DDR_BLOCK if len(ddr) else 0
-    address = mine["address"] - np.where(memory == len(SCRATCH), origin, 0)
     extents, strides = _right_aligned(mine)
     item = np.array([item_bytes(d) for d in DTYPES], np.int64)[mine["dtype"]]
-    written_roles = np.array([ROLE_CODE[r] for r in sorted(WRITTEN_ROLES)])
+    address = mine["address"].copy()
     reach = address + (np.maximum(extents - 1, 0) * strides).sum(axis=1) + item
-    ddr_bytes = int(reach[memory == len(SCRATCH)].max(initial=0))
-    sizes = [*(target.memory[s].size for s in SCRATCH), ddr_bytes]
-    blocks = [*(target.memory[s].alignment for s in SCRATCH), DDR_BLOCK]
+    sizes = [target.memory[s].size for s in SCRATCH]
+    for number in range(len(SCRATCH), len(SCRATCH) + len(MEMORIES)):
+        there = memory == number
+        origin = int(address[there].min()) // MEMORY_BLOCK * MEMORY_BLOCK if there.any() else 0
+        address[there] -= origin
+        sizes.append(int(reach[there].max(initial=origin)) - origin)
+    written_roles = np.array([ROLE_CODE[r] for r in sorted(WRITTEN_ROLES)])
+    blocks = [*(target.memory[s].alignment for s in SCRATCH), *(MEMORY_BLOCK for _ in MEMORIES)]
     return CoreStream(
         klass, first, memory, address, extents, strides, item, np.isin(mine["role"], written_roles),
-        np.array(sizes, np.int64), np.array(blocks, np.int64), entries["opcode"] == OPCODES["barrier"].code,
+        np.array(sizes, np.int64), np.array(blocks, np.int64), collect, gate,
     )  # fmt: skip
 
 
@@ -279,7 +153,7 @@ def _finish(
     operands: np.ndarray,
     waits: list[tuple[np.ndarray, FlagUses]],
     sets: list[tuple[np.ndarray, FlagUses]],
-    attrs: _AttrTable,
+    attrs: AttrTable,
 ) -> Stream:
     """Attach flags; an entry with more than it may carry gets `wait` or `set` entries beside it."""
     wait_entry, wait_flags = _flag_rows(waits)
@@ -288,7 +162,7 @@ def _finish(
     set_count = np.bincount(set_entry, minlength=len(entries))
     before = np.maximum(-(-wait_count // MOST_FLAGS) - 1, 0)
     after = np.maximum(-(-set_count // MOST_FLAGS) - 1, 0)
-    copies = 1 + before + after
+    copies = np.where(idle(entries, wait_count, set_count), 0, 1 + before + after)
     result = np.repeat(entries, copies)
     start = np.cumsum(copies) - copies
     place = np.arange(len(result)) - np.repeat(start, copies)

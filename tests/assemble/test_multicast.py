@@ -90,11 +90,14 @@ def test_padded_loads_have_groups_of_their_own() -> None:
     assert {n for n, _ in names} == {"load_multicast", "load_pad_multicast"} and len({g for _, g in names}) == 2
 
 
-def test_only_ddr_is_shared_by_all() -> None:
+def test_an_llb_is_shared_by_the_cores_of_its_cluster() -> None:
+    """Four cores of two clusters: ddr is read once for all, an llb by its own two cores only."""
     near = buffer("near", (64, 32), "float16", "llb")
     src = at("src", near, (integer(0), integer(0)), (4, 32))
     body = cores(lambda c: issue("load", at("dst", TILE, (integer(0), integer(0)), (4, 32)), src))
-    assert {n for _, n, _ in groups(trace_of(FOUR, [near], body))} == {"load"}
+    found = groups(trace_of(FOUR, [near], body))
+    assert {n for _, n, _ in found} == {"load_multicast"}
+    assert found[0][2] == found[1][2] != found[2][2] == found[3][2]
 
 
 def test_stores_are_never_joined() -> None:
