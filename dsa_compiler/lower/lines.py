@@ -62,8 +62,10 @@ def line_view(data: View) -> View | None:
     return None
 
 
-def line_convolution(layer: Layer, graph: LayerGraph, data: View, values: np.ndarray) -> LineConvolution:
-    """The problem of a convolution that `takes_lines`; `values` are its weights [kh, kw, c, n]."""
+def line_convolution(
+    layer: Layer, graph: LayerGraph, data: View, values: np.ndarray, zero: int = 0
+) -> LineConvolution:
+    """The problem of a convolution that `takes_lines`; `values` are its weights [kh, kw, c, n], `zero` their zero."""
     call = layer.calls[layer.master]
     view = line_view(data)
     assert view is not None  # takes_lines has looked
@@ -74,7 +76,7 @@ def line_convolution(layer: Layer, graph: LayerGraph, data: View, values: np.nda
     phases = group // math.gcd(group, step)
     phases = phases if call.shape[2] > 1 else 1
     top, left, _, _ = call.attrs["padding"]
-    weights = _grouped(values, planes, group)
+    weights = _grouped(values, planes, group, zero)
     _, out_height, out_width, outputs = call.shape
     lines = Lines(planes, extent, step, int(left) * joined, phases, out_width)
     problem = MatrixProblem(
@@ -85,8 +87,8 @@ def line_convolution(layer: Layer, graph: LayerGraph, data: View, values: np.nda
     return LineConvolution(problem, view, weights)
 
 
-def _grouped(values: np.ndarray, planes: int, group: int) -> np.ndarray:
-    """Weights [kh, kw, c, n] as [1, kh * planes, groups, P, n]: the elements of a line under a window, then zeros."""
+def _grouped(values: np.ndarray, planes: int, group: int, zero: int) -> np.ndarray:
+    """Weights [kh, kw, c, n] as [1, kh * planes, groups, P, n]: the elements of a line under a window, then `zero`."""
     kh, kw, channels, outputs = values.shape
     joined = channels // planes
     lines = (
@@ -95,5 +97,5 @@ def _grouped(values: np.ndarray, planes: int, group: int) -> np.ndarray:
         .reshape(kh * planes, kw * joined, outputs)
     )
     missing = -lines.shape[1] % group
-    wide = np.concatenate([lines, np.zeros((kh * planes, missing, outputs), values.dtype)], 1)
+    wide = np.concatenate([lines, np.full((kh * planes, missing, outputs), zero, values.dtype)], 1)
     return wide.reshape(1, kh * planes, -1, group, outputs)

@@ -31,6 +31,8 @@ from dsa_compiler.lower.tir import Expr, integer
 from dsa_compiler.lower.weights import chunk_bias, chunk_weights
 from dsa_compiler.target import Target
 
+INTEGER_FACTORS = frozenset({"int8", "uint8"})
+
 
 @dataclass(frozen=True)
 class _Form:
@@ -64,11 +66,11 @@ def lower_matrix_layer(
     Raises `Infeasible` if no tiling fits.
     """
     form = _conv_form(layer, graph, target) if layer.kind == "conv2d" else _product_form(layer, graph)
+    form = replace(form, problem=_typed(form.problem, layer, graph))
+    problem = form.problem
     bias, start = _bias(layer, graph, form)
     chain = chain_after(layer, start)
     out_dtype = graph.tensors[layer.output.tensor].dtype
-    a_dtype = graph.tensors[form.a.tensor].dtype
-    problem = replace(form.problem, dtype=a_dtype, accumulator="int32" if a_dtype in ("int8", "uint8") else "float32")
     extras = [form.seen(layer.inputs[i]) for i in chain.inputs]
     large = sum(1 for v in extras if math.prod(v.shape[d] for d in varying(v)) * 4 > math.prod(v.shape))
     traffic = MatrixTraffic(
@@ -77,6 +79,15 @@ def lower_matrix_layer(
     )  # fmt: skip
     chosen = tiling or choose_matrix_tiling(problem, traffic, target, rank=rank)
     return _build(layer, graph, target, form, problem, chosen, bias, chain, extras)
+
+
+def _typed(problem: MatrixProblem, layer: Layer, graph: LayerGraph) -> MatrixProblem:
+    """The problem with the dtypes of its operands, and the zero points of integer ones."""
+    call = layer.calls[layer.master]
+    left, right = (graph.tensors[layer.inputs[int(v)].tensor].dtype for _, v in call.args)
+    accumulator = "int32" if left in INTEGER_FACTORS else "float32"
+    zeros = {name: int(call.attrs.get(name, 0)) for name in ("pad_value", "zero_b")}
+    return replace(problem, dtype=left, right_dtype=right if right != left else "", accumulator=accumulator, **zeros)
 
 
 def _build(layer, graph, target, form, problem, tiling, bias, chain, extras) -> LoweredKernel:  # type: ignore[no-untyped-def]
@@ -89,7 +100,7 @@ def _build(layer, graph, target, form, problem, tiling, bias, chain, extras) -> 
     )  # fmt: skip
     plan = MatrixKernel(problem, tiling, operands, target)
     if form.weights is not None:
-        weights = constant_parameter("b", chunk_weights(form.weights, plan), problem.dtype)
+        weights = constant_parameter("b", chunk_weights(form.weights, plan), problem.b_dtype)
         parameters.append(weights)
         operands = replace(operands, b=weights.buffer)
     else:
@@ -97,7 +108,7 @@ def _build(layer, graph, target, form, problem, tiling, bias, chain, extras) -> 
         parameters.append(Parameter(b.buffer, form.b.tensor))
         operands = replace(operands, b=b.buffer, b_index=lambda *at: b.index(form.b_at(*at)))
     if bias is not None:
-        values = constant_parameter("bias", chunk_bias(bias, plan), "float32")
+        values = constant_parameter("bias", chunk_bias(bias, plan), problem.accumulator)
         parameters.append(values)
         operands = replace(operands, bias=values.buffer)
     operands = replace(operands, extras=tuple(_extras(extras, form, graph, target, parameters)))
@@ -149,7 +160,10 @@ def _bias(layer: Layer, graph: LayerGraph, form: _Form) -> tuple[np.ndarray | No
     last = len(view.shape) - 1
     if tensor.value is None or not varying(view) <= {last} or (form.problem.batches > 1 and form.weights is None):
         return None, layer.master
-    row = materialize(replace(view, shape=(view.shape[-1],), strides=view.strides[-1:]), tensor).astype(np.float32)
+    if form.problem.accumulator == "int32" and layer.calls[following].dtype != "int32":
+        return None, layer.master
+    row = materialize(replace(view, shape=(view.shape[-1],), strides=view.strides[-1:]), tensor)
+    row = row.astype(np.dtype(form.problem.accumulator))
     groups = form.problem.batches if layer.kind == "conv2d" and form.problem.lines is None else 1
     return row.reshape(groups, -1), following
 
@@ -164,9 +178,9 @@ def _conv_form(layer: Layer, graph: LayerGraph, target: Target) -> _Form:
     groups = int(call.attrs["groups"])
     top, left, bottom, right = call.attrs["padding"]
     per_group, out_group = channels // groups, outputs // groups
-    values = materialize(kernel, graph.tensors[kernel.tensor])
+    values, zero_b = materialize(kernel, graph.tensors[kernel.tensor]), int(call.attrs.get("zero_b", 0))
     if takes_lines(layer, data, graph.tensors[data.tensor], target):
-        return _line_form(line_convolution(layer, graph, data, values))
+        return _line_form(line_convolution(layer, graph, data, values, zero_b))
     weights = values.reshape(kh, kw, per_group, groups, out_group).transpose(3, 0, 1, 2, 4)
     problem = MatrixProblem(
         groups, images, height, width, per_group, out_height, out_width, out_group, (kh, kw),
@@ -183,7 +197,8 @@ def _conv_form(layer: Layer, graph: LayerGraph, target: Target) -> _Form:
     missing = -per_group % unit
     if missing:
         problem = replace(problem, channels=per_group + missing, source_channels=per_group)
-        weights = np.concatenate([weights, np.zeros((*weights.shape[:3], missing, out_group), weights.dtype)], 3)
+        absent = np.full((*weights.shape[:3], missing, out_group), zero_b, weights.dtype)
+        weights = np.concatenate([weights, absent], 3)
 
     def a_at(b: Expr, image: Expr, y: Expr, x: Expr, c: Expr) -> list[Expr]:
         return [image, y, x, c + b * per_group if groups > 1 else c]

@@ -52,7 +52,7 @@ class MatrixLoads:
         p, t, pitch = self.p, self.t, self.plan.pitch
         held: Held = {}
         if not t.stream_b:
-            held["b1"] = buffer("b1", (t.panel, *self._b_chunk_shape()), p.dtype, "l1")
+            held["b1"] = buffer("b1", (t.panel, *self._b_chunk_shape()), p.b_dtype, "l1")
         if self.o.bias is not None:
             held["bias1"] = buffer("bias1", (t.panel, pitch(t.n, p.accumulator)), p.accumulator, "l1")
         for i, extra in enumerate(self.o.extras):
@@ -66,7 +66,7 @@ class MatrixLoads:
         if self.o.b_index is None:
             return (plan.k_blocks[0] * plan.k_blocks[1] * plan.k_blocks[2], plan.k_chunk, plan.n_pitch)
         if self.o.b_transposed:
-            return (self.t.n, plan.pitch(self.p.channels, self.p.dtype))
+            return (self.t.n, plan.pitch(self.p.channels, self.p.b_dtype))
         return (self.p.channels, plan.n_pitch)
 
     def allocations(self, held: Held) -> list[Stmt]:
@@ -127,7 +127,7 @@ class MatrixLoads:
                 inside = [yy >= 0, yy < p.height, xx >= 0, xx < p.width]
                 if p.source_channels:
                     inside.append(base + c < integer(p.source_channels))
-                value = tirx.if_then_else(tirx.all(*inside), value, constant(0, p.dtype))
+                value = tirx.if_then_else(tirx.all(*inside), value, constant(p.pad_value, p.dtype))
             else:
                 guards += [below(yy, p.height, last_row), below(xx, p.width, last_column)]
             if rows is not None and t.piece_rows % t.rows != 0:
@@ -155,7 +155,7 @@ class MatrixLoads:
             yy, xx = top + y, left + x
             inside = tirx.all(yy >= 0, yy < p.height // planes, xx >= 0, xx < lines.extent)
             source = self.o.a[tuple(self.o.a_index(piece.b, piece.image, yy, xx, plane))]
-            value = tirx.if_then_else(inside, source, constant(0, p.dtype))
+            value = tirx.if_then_else(inside, source, constant(p.pad_value, p.dtype))
             guards = [y < integer(whole)] if partial else []
             # the groups of a line are contiguous: `x` runs on through them
             return when(guards, store(a1, [y * planes + plane, integer(0), x], value))
@@ -202,11 +202,11 @@ class MatrixLoads:
             place = lambda k, n: [ni, n, first + k] if o.b_transposed else [ni, first + k, n]  # noqa: E731
             return [when(load_b, self._load_computed(b1, place, index, b, chunk, cc))], b1, place
         if index is None:
-            b1 = buffer("b1", (plan.k_chunk, plan.n_pitch), self.p.dtype, "l1")
+            b1 = buffer("b1", (plan.k_chunk, plan.n_pitch), self.p.b_dtype, "l1")
             load = self._load_weights(b1, [], b, chunk, kc)
             return [allocate(b1, t.ring_b), load], b1, lambda k, n: [k, n]
-        shape = (t.n, plan.pitch(t.c, self.p.dtype)) if o.b_transposed else (t.c, plan.n_pitch)
-        b1 = buffer("b1", shape, self.p.dtype, "l1")
+        shape = (t.n, plan.pitch(t.c, self.p.b_dtype)) if o.b_transposed else (t.c, plan.n_pitch)
+        b1 = buffer("b1", shape, self.p.b_dtype, "l1")
         place = lambda k, n: [n, k] if o.b_transposed else [k, n]  # noqa: E731
         return [allocate(b1, t.ring_b), self._load_computed(b1, place, index, b, chunk, cc)], b1, place
 

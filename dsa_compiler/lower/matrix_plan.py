@@ -54,7 +54,7 @@ class MatrixPlan:
         self.panels = ceil_div(self.chunks_core, t.panel)
         self.k_blocks = (ceil_div(p.channels, t.c), p.kernel[0] // t.taps[0], p.kernel[1] // t.taps[1])
         self.k_chunk = t.taps[0] * t.taps[1] * t.c
-        self.n_pitch = operand_pitch(t.n, p.dtype, target)
+        self.n_pitch = operand_pitch(t.n, p.b_dtype, target)
 
     @property
     def tile_axes(self) -> list[tuple[str, int]]:

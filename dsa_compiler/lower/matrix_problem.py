@@ -36,7 +36,8 @@ class MatrixProblem:
     `pad` is (top, left): rows and columns of zeros before the input; those behind follow from the output size.
     `source_channels`, if not 0, are the channels that exist; those up to `channels` are zeros, which make a pixel
     a multiple of 8 bytes for the img2col move. With `lines`, a pixel is a group of elements of a line, and batches
-    are phases that share their weights.
+    are phases that share their weights. The right operand has the left one's dtype unless `right_dtype` names its
+    own. Integers sum left * (right - zero_b), and padding has the value `pad_value`.
     """
 
     batches: int
@@ -55,6 +56,14 @@ class MatrixProblem:
     accumulator: str = "float32"
     source_channels: int = 0
     lines: Lines | None = None
+    right_dtype: str = ""
+    pad_value: int = 0
+    zero_b: int = 0
+
+    @property
+    def b_dtype(self) -> str:
+        """The dtype of the right operand."""
+        return self.right_dtype or self.dtype
 
     @property
     def macs(self) -> int:
@@ -136,7 +145,8 @@ class MatrixOperands:
     """How the kernel reaches its tensors in ddr.
 
     `a_index(b, image, y, x, c)` and `b_index(b, k, n)` index `a` and `b`. A constant `b` is laid out by chunks
-    [batches, n chunks, k chunks, k, pitch of n] and has no `b_index`. `bias` is float32 [batches, n chunks, n].
+    [batches, n chunks, k chunks, k, pitch of n] and has no `b_index`. `bias` is [batches, n chunks, n],
+    of the accumulator's dtype.
     `a_transposed` (products only): the innermost dimension of `a` is the row. `b_transposed`: that of `b` is k.
     `epilogue(acc, extras)` is the value stored at a point.
     """

@@ -69,7 +69,7 @@ class MatrixProduct:
         """Moves and product of one k chunk; `base` is its first channel in `a1`."""
         p, t, plan = self.p, self.t, self.plan
         a0 = buffer("a0", (t.rows * t.columns, operand_pitch(plan.k_chunk, p.dtype, plan.target)), p.dtype, "l0a")
-        b0 = buffer("b0", (plan.k_chunk, plan.n_pitch), p.dtype, "l0b")
+        b0 = buffer("b0", (plan.k_chunk, plan.n_pitch), p.b_dtype, "l0b")
         move_a = self._move_a(a0, a1, tile, block, base)
         load, b1, b_base = self.loads.b_source(held, tile.piece.b, tile.chunk, block, load_b)
         move_b = self._move_b(b0, b1, b_base, block[0], tile.chunk.number)
@@ -107,8 +107,9 @@ class MatrixProduct:
 
         def step(r: Expr, w: Expr, n: Expr, k: Expr) -> Stmt:
             guards = [*plan.inside(tile, r, w), *plan.column_guards(cc, number, k, n)]
-            product = cast(a0[r * t.columns + w, k], p.accumulator) * cast(b0[k, n], p.accumulator)
-            return when(guards, store(acc, [r, w, n], acc[r, w, n] + product))
+            left, right = cast(a0[r * t.columns + w, k], p.accumulator), cast(b0[k, n], p.accumulator)
+            right = right - constant(p.zero_b, p.accumulator) if p.zero_b else right
+            return when(guards, store(acc, [r, w, n], acc[r, w, n] + left * right))
 
         def element(r: Expr, w: Expr, n: Expr) -> Stmt:
             steps = nest([("k", plan.k_chunk)], lambda k: step(r, w, n, k))

@@ -1,4 +1,4 @@
-"""Constants as kernels read them: weights cut into the chunks of the tiling, biases in float32."""
+"""Constants as kernels read them: weights cut into the chunks of the tiling, biases in the dtype of the sums."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def chunk_weights(weights: np.ndarray, kernel: MatrixPlan) -> np.ndarray:
 
 
 def chunk_bias(bias: np.ndarray, kernel: MatrixPlan) -> np.ndarray:
-    """A bias [batches, n] as float32 [batches, n chunks, n]."""
-    result = np.zeros((bias.shape[0], kernel.chunks * kernel.t.n), np.float32)
+    """A bias [batches, n] as [batches, n chunks, n] of the accumulator's dtype."""
+    result = np.zeros((bias.shape[0], kernel.chunks * kernel.t.n), np.dtype(kernel.p.accumulator))
     result[:, : bias.shape[1]] = bias
     return result.reshape(bias.shape[0], kernel.chunks, kernel.t.n)

@@ -40,7 +40,8 @@ from dsa_compiler.target import Target
 class WindowProblem:
     """Windows `kernel` over `images` x `height` x `width` x `channels`, `pad` rows and columns before the input.
 
-    `reduction` is "max", "sum" or "multiply" (depthwise: taps [kh, kw, c], multiplied and summed).
+    `reduction` is "max", "sum" or "multiply" (depthwise: taps [kh, kw, c], multiplied and summed; padding has the
+    value `pad_value`). `narrowest` is the least item size in bytes of all tensors that a tile holds rows of.
     """
 
     images: int
@@ -55,6 +56,8 @@ class WindowProblem:
     pad: tuple[int, int]
     reduction: str
     dtype: str
+    pad_value: int = 0
+    narrowest: int = 2
 
     def rows_in(self, rows: int) -> int:
         """Input rows under `rows` output rows."""
@@ -156,7 +159,7 @@ class WindowKernel:
     def _load(self, src1: Buffer, image: Expr, y0: Expr, x0: Expr, c0: Expr) -> Stmt:
         p, t = self.p, self.t
         top, left = y0 * p.stride[0] - p.pad[0], x0 * p.stride[1] - p.pad[1]
-        neutral = constant(lowest(p.dtype) if p.reduction == "max" else 0.0, p.dtype)
+        neutral = constant(lowest(p.dtype) if p.reduction == "max" else p.pad_value, p.dtype)
 
         def element(y: Expr, x: Expr, c: Expr) -> Stmt:
             yy, xx = top + y, left + x
@@ -226,7 +229,7 @@ class WindowKernel:
         inside = self._inside(y0, x0)
         axes = [("r", t.rows), ("w", t.columns), ("c", self.depth)]
         acc = buffer("acc1", (t.rows, t.columns, self.depth), acc_dtype, "l1")
-        first = constant(lowest(acc_dtype) if p.reduction == "max" else 0.0, acc_dtype)
+        first = constant(lowest(acc_dtype) if p.reduction == "max" else 0, acc_dtype)
 
         def window(r: Expr, w: Expr, c: Expr, kh: Expr, kw: Expr) -> Stmt:
             value = src1[r * p.stride[0] + kh * p.dilation[0], w * p.stride[1] + kw * p.dilation[1], c]
@@ -306,12 +309,14 @@ class WindowKernel:
 
 def accumulator_dtype(problem: WindowProblem) -> str:
     """What windows are reduced into: a 16-bit result rounds once, from float32; sums of many are kept in float32."""
+    if problem.reduction == "multiply" and problem.dtype in ("int8", "uint8"):
+        return "int32"
     return "float32" if problem.reduction == "sum" else problem.dtype
 
 
 def tile_depth(problem: WindowProblem, channels: int, target: Target) -> int:
     """Channels of a tile's buffers: whole L1 rows of the narrowest dtype."""
-    unit = target.row_elements(min(item_bytes(problem.dtype), 2))
+    unit = target.row_elements(min(item_bytes(problem.dtype), problem.narrowest))
     return ceil_div(channels, unit) * unit
 
 

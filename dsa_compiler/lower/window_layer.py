@@ -9,6 +9,7 @@ import numpy as np
 
 from dsa_compiler.errors import Infeasible
 from dsa_compiler.graph.layers import Layer, LayerGraph
+from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.lower.binding import LoweredKernel, Parameter, constant_parameter, materialize, reach, varying
 from dsa_compiler.lower.chain import chain_after
 from dsa_compiler.lower.tir import Expr, buffer, constant
@@ -83,7 +84,7 @@ def _taps(problem: WindowProblem, values: np.ndarray, channels: int, target: Tar
     )
     wide = np.zeros((*problem.kernel, width), values.dtype)
     wide[..., : problem.channels] = values.reshape(*problem.kernel, problem.channels)
-    return constant_parameter("taps", wide, problem.dtype)
+    return constant_parameter("taps", wide, str(values.dtype))
 
 
 def _problem(layer: Layer, graph: LayerGraph) -> WindowProblem:
@@ -93,10 +94,12 @@ def _problem(layer: Layer, graph: LayerGraph) -> WindowProblem:
     attrs = call.attrs
     kernel = attrs.get("pool_size") or layer.inputs[int(call.args[1][1])].shape[:2]
     top, left, _, _ = attrs["padding"]
+    rows = [v.tensor for v in (*layer.inputs, layer.output) if v.shape and v.shape[-1] > 1]
     return WindowProblem(
         images, height, width, channels, call.shape[1], call.shape[2], (int(kernel[0]), int(kernel[1])),
         tuple(attrs["strides"]), tuple(attrs["dilation"]), (top, left), _REDUCTIONS[call.op],
-        graph.tensors[data.tensor].dtype,
+        graph.tensors[data.tensor].dtype, int(attrs.get("pad_value", 0)),
+        min([2, *(item_bytes(graph.tensors[name].dtype) for name in rows)]),
     )  # fmt: skip
 
 
