@@ -79,7 +79,7 @@ class PreProcess(KernelPass):
         if data.predicate or _is_copy(data):
             return nest
         added = accumulation(data.value, data.store, data.loads)
-        if added is not None and reduced_axes(data.store):
+        if added is not None and (reduced_axes(data.store) or _is_product(data)):
             return self._accumulating(nest, data, added, scope)
         found = single(data.value)
         aligned = self._aligned(scope)
@@ -119,7 +119,7 @@ class PreProcess(KernelPass):
 
     def _one_instruction(self, data: Nest, op: str, scope: Scope) -> bool:
         """Whether a product or a window instruction carries the accumulation."""
-        if data.store.scope == "l0c" and factors(data) is not None:
+        if _is_product(data):
             return True
         start = replace(data, value=Const(neutral(op, data.store.dtype), data.store.dtype))
         context = Context(self.target, scope, VectorEngine(self.target, scope, self.collapse))
@@ -128,6 +128,11 @@ class PreProcess(KernelPass):
         except Unmatched:
             return False
         return True
+
+
+def _is_product(data: Nest) -> bool:
+    """Whether the nest adds products to accumulators of the matrix engine, be it one product to each."""
+    return data.store.scope == "l0c" and factors(data) is not None
 
 
 def _all_aligned(data: Nest, leaves: tuple[Load, ...], aligned: Callable[[Access], bool]) -> bool:

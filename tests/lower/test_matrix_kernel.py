@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from dsa_compiler.isa.table import OPCODES
 from dsa_compiler.lower.matrix_problem import MatrixProblem, MatrixTiling, ceil_div
 from dsa_compiler.lower.matrix_tiling import MatrixTraffic, rank_matrix_tilings
 from dsa_compiler.simulator.timing import time_program
@@ -201,6 +203,70 @@ def test_integers_are_exact(dtype: str) -> None:
     assert {"matmul", "matmul_acc"} <= set(run.opcodes())
 
 
+INTEGER_CASES = {
+    "signed_by_unsigned": (
+        "single",
+        replace(PRODUCT, dtype="int8", right_dtype="uint8", accumulator="int32", zero_b=119),
+        MatrixTiling((1, 1, 1), 16, 1, 16, 1, 32, 2, (1, 1), 64),
+        Form(bias=True, out_dtype="int32"),
+    ),
+    "unsigned_by_signed": (
+        "four",
+        replace(CONV, dtype="uint8", right_dtype="int8", accumulator="int32", pad_value=131),
+        MatrixTiling((1, 4, 1), 4, 4, 1, 3, 32, 2, (3, 3), 16, panel_outer=False),
+        Form(bias=True, out_dtype="uint8", zero_point=3),
+    ),
+    "padding_and_zero_of_weights": (
+        "four",
+        replace(DILATED, dtype="uint8", accumulator="int32", pad_value=7, zero_b=200),
+        MatrixTiling((1, 2, 1), 3, 5, 3, 5, 32, 1, (3, 3), 8),
+        Form(bias=True, out_dtype="uint8", zero_point=131),
+    ),
+    "groups": (
+        "narrow",
+        replace(STRIDED, dtype="int8", accumulator="int32", pad_value=-7),
+        MatrixTiling((1, 1, 1), 7, 6, 3, 6, 32, 1, (1, 3), 16, ring_b=2),
+        Form(out_dtype="int8", zero_point=-11),
+    ),
+    "channels_that_are_missing": (
+        "plain",
+        MatrixProblem(1, 1, 9, 7, 8, 9, 7, 19, (3, 3), pad=(1, 1), dtype="int8", accumulator="int32",
+                      source_channels=5, right_dtype="uint8", pad_value=-128, zero_b=77),
+        MatrixTiling((1, 3, 1), 3, 7, 3, 7, 32, 1, (3, 3), 8),
+        Form(bias=True, out_dtype="int32"),
+    ),
+    "two_activations": (
+        "four",
+        replace(BATCHED, dtype="int8", accumulator="int32"),
+        MatrixTiling((3, 1, 1), 32, 1, 16, 1, 32, 1, (1, 1), 32),
+        Form(constant_b=False, b_transposed=True, out_dtype="int32"),
+    ),
+    "streamed_with_zero_point": (
+        "npu-edge",
+        replace(PRODUCT, dtype="uint8", accumulator="int32", zero_b=1),
+        MatrixTiling((1, 1, 1), 16, 1, 16, 1, 32, 2, (1, 1), 64, stream_a=True, stream_b=True, ring_a=3, ring_b=3),
+        Form(bias=True, out_dtype="int8", zero_point=0),
+    ),
+    "float_result": (
+        "single",
+        replace(PRODUCT, dtype="int8", accumulator="int32"),
+        MatrixTiling((1, 1, 1), 16, 1, 16, 1, 48, 2, (1, 1), 131),
+        Form(bias=True, out_dtype="float32"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INTEGER_CASES)
+def test_integer_mode(name: str) -> None:
+    target, problem, tiling, form = INTEGER_CASES[name]
+    run = check_matrix(problem, tiling, part(target), form, llvm=True, tolerance=0)
+    products = {op for op in run.opcodes() if op.startswith("matmul")}
+    assert bool(problem.zero_b) == any(op.endswith("_zp") for op in products)
+    if form.zero_point is not None:
+        vector = {op for op in run.opcodes() if OPCODES[op].engine == "vector"}
+        assert vector == {"requantize"}
+
+
 def test_windows_are_gathered_on_the_way_to_l0a() -> None:
     target, problem, tiling, form = CASES["padding_and_batch"]
     run = check_matrix(problem, tiling, part(target), form)
@@ -299,14 +365,37 @@ def products(draw: st.DrawFn) -> tuple[MatrixProblem, Form]:
     ), form
 
 
+@st.composite
+def integer_cases(draw: st.DrawFn) -> tuple[MatrixProblem, Form]:
+    """A convolution or product of integers of either signedness, with zero points, to any result."""
+    problem, form = draw(st.one_of(convolutions(), products()))
+    left, right = draw(st.sampled_from(["int8", "uint8"])), draw(st.sampled_from(["int8", "uint8"]))
+    channels = problem.source_channels or problem.channels
+    padded = ceil_div(channels, 8) * 8 if problem.kernel != (1, 1) else channels
+    assume(problem.batches == 1 or padded == channels or problem.kernel == (1, 1))
+    problem = replace(
+        problem, channels=padded, source_channels=channels if padded != channels else 0,
+        dtype=left, right_dtype=right, accumulator="int32",
+        pad_value=draw(st.integers(-128, 127) if left == "int8" else st.integers(0, 255)),
+        zero_b=draw(st.sampled_from([0, 128, 255])) if right == "uint8" else 0,
+    )  # fmt: skip
+    out = draw(st.sampled_from(["int8", "uint8", "int32", "float32"]))
+    narrow = out in ("int8", "uint8")
+    zero = draw(st.integers(-128, 127) if out == "int8" else st.integers(0, 255)) if narrow else None
+    return problem, replace(form, residual="", relu=False, out_dtype=out, zero_point=zero)
+
+
 def check_ranked(problem: MatrixProblem, form: Form, name: str, place: float) -> None:
     """Check the tiling that stands `place` (0: best, 1: last) of the way down the ranking."""
     target = part(name)
     large = int(form.residual in ("full", "column"))
-    traffic = MatrixTraffic(problem.dtype, large, 1, form.constant_b, form.bias, form.a_transposed, form.b_transposed)
+    traffic = MatrixTraffic(
+        form.out_dtype or problem.dtype, large, 1, form.constant_b, form.bias, form.a_transposed, form.b_transposed
+    )
     ranked = rank_matrix_tilings(problem, traffic, target)
     assert ranked, "no tiling fits"
-    check_matrix(problem, ranked[math.floor(place * (len(ranked) - 1))][1], target, form, seeds=(1,))
+    exact = {"tolerance": 0.0} if problem.accumulator == "int32" and form.out_dtype != "float32" else {}
+    check_matrix(problem, ranked[math.floor(place * (len(ranked) - 1))][1], target, form, seeds=(1,), **exact)
 
 
 @drawn(30)
@@ -318,6 +407,12 @@ def test_any_tiling_of_any_convolution(case: tuple[MatrixProblem, Form], name: s
 @drawn(30)
 @given(products(), PARTS, st.sampled_from([0.0, 0.05, 0.3, 1.0]))
 def test_any_tiling_of_any_product(case: tuple[MatrixProblem, Form], name: str, place: float) -> None:
+    check_ranked(*case, name, place)
+
+
+@drawn(40)
+@given(integer_cases(), PARTS, st.sampled_from([0.0, 0.05, 0.3, 1.0]))
+def test_any_tiling_of_any_integers(case: tuple[MatrixProblem, Form], name: str, place: float) -> None:
     check_ranked(*case, name, place)
 
 
