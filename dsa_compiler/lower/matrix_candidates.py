@@ -13,6 +13,8 @@ from dsa_compiler.target import Target
 
 KEPT_OF_SIZE = 2
 KEPT_FASTEST = 12
+STREAM_RINGS = (3, 8)
+"""Slots of a streamed operand: what stores hold up has to be there already."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,10 @@ class MatrixTraffic:
 
 @dataclass(frozen=True)
 class Tiles:
-    """l0 tiles, one a row: see `MatrixTiling`. `products` and `moves` are cycles of one k chunk."""
+    """l0 tiles, one a row: see `MatrixTiling`.
+
+    `products`, `moves` and `moves_b`, the part of the moves that is B's, are cycles of one k chunk.
+    """
 
     rows: np.ndarray
     columns: np.ndarray
@@ -44,6 +49,7 @@ class Tiles:
     c: np.ndarray
     products: np.ndarray
     moves: np.ndarray
+    moves_b: np.ndarray
 
     def take(self, rows: np.ndarray) -> Tiles:
         """Those tiles."""
@@ -125,7 +131,7 @@ def _with_cycles(rows, columns, n, kh, kw, c, p: MatrixProblem, target: Target) 
     a = rows * columns * np.maximum(pitch(k, p.dtype, target, "l1", "l0a") * item, row)
     b = k * pitch(n, p.dtype, target, "l1", "l0b") * item
     moves = 2 * (target.engine.move.startup + 2 * flag) + (a + b) / target.engine.move.port_bandwidth
-    return Tiles(rows, columns, n, kh, kw, c, products.astype(float), moves)
+    return Tiles(rows, columns, n, kh, kw, c, products.astype(float), moves, b / target.engine.move.port_bandwidth)
 
 
 def _fits_l0(t: Tiles, p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> np.ndarray:
@@ -248,9 +254,10 @@ def _placements_of(i: int, tiles: Tiles, p: MatrixProblem, target: Target) -> li
                 for panel in panels:
                     result.append((*place, panel, 1, 0, 0, 2, 1 if panel == mine else 2))
                     result.append((*place, panel, 0, 0, 0, 2, 2))
-                result += [(*place, mine, 1, 0, 1, 2, 3), (*place, mine, 1, 0, 1, 1, 3)]
+                result += [(*place, mine, 1, 0, 1, a, b) for a in (2, 1) for b in STREAM_RINGS]
                 if in_rows * in_columns == 1 and p.lines is None:
-                    result += [(*place, mine, 1, 1, 1, 3, 3), (*place, 1, 1, 1, 0, 3, 2)]
+                    result += [(*place, mine, 1, 1, 1, r, r) for r in STREAM_RINGS]
+                    result.append((*place, 1, 1, 1, 0, 3, 2))
     return result
 
 

@@ -186,11 +186,14 @@ def _conv_form(layer: Layer, graph: LayerGraph, target: Target) -> _Form:
         groups, images, height, width, per_group, out_height, out_width, out_group, (kh, kw),
         tuple(call.attrs["strides"]), tuple(call.attrs["dilation"]), (top, left),
     )  # fmt: skip
-    plain = (kh, kw) == (1, 1) and problem.stride == (1, 1) and not any((top, left, bottom, right))
+    plain = (kh, kw) == (1, 1) and not any((top, left, bottom, right))
     others = [v for i, v in enumerate(layer.inputs) if ("input", i) not in call.args]
+    if plain:
+        data = _sampled(data, out_height, out_width, problem.stride)
+        problem = replace(problem, height=out_height, width=out_width, stride=(1, 1))
     pixels = join_rows(data)
     if plain and pixels is not None and all(join_rows(v) is not None for v in [layer.output, *others]):
-        rows = images * height * width
+        rows = images * out_height * out_width
         flat = replace(problem, images=1, height=rows, width=1, out_height=rows, out_width=1)
         return _row_form(flat, pixels, weights)
     unit = max(1, 8 // item_bytes(graph.tensors[data.tensor].dtype))
@@ -208,6 +211,16 @@ def _conv_form(layer: Layer, graph: LayerGraph, target: Target) -> _Form:
 
     axes = (("image",), ("y",), ("x",), ("b", "n") if groups > 1 else ("n",))
     return _Form(problem, data, a_at, out_at, axes, weights)
+
+
+def _sampled(data: View, height: int, width: int, stride: tuple[int, int]) -> View:
+    """The pixels that a 1x1 window of that stride reads: the others need no load."""
+    images, _, _, channels = data.shape
+    (by_image, by_row, by_column, by_channel), (down, across) = data.strides, stride
+    strides = (
+        by_image, (by_row[0] * down, by_row[1] * down), (by_column[0] * across, by_column[1] * across), by_channel,
+    )  # fmt: skip
+    return replace(data, shape=(images, height, width, channels), strides=strides)
 
 
 def _line_form(c: LineConvolution) -> _Form:

@@ -21,7 +21,7 @@ from dsa_compiler.lower.matrix_problem import MatrixProblem, MatrixTiling
 from dsa_compiler.lower.pipeline_model import LONGEST, Machine, Steps, simulate_steps
 from dsa_compiler.target import Target
 
-SIMULATED = 64
+SIMULATED = 128
 NEAR = 1.4
 DOUBLING = 0.01
 """What a program of twice as many instructions has to gain: between equals, the shorter program wins."""
@@ -102,14 +102,17 @@ def _simulate(x: Candidates, s: Shape, row: int, p: MatrixProblem, traffic: Matr
     startup = (engine.load.startup + 2) * engine.load.port_bandwidth
     chunk_work = max(one(x.tile.products), one(x.tile.moves))
     work = k_chunks * chunk_work
+    rate = min(port, memory / b_flows)
+    shared_bank = 0.0 if t.stream_b else max(0.0, 2 * rate - port) * one(x.tile.moves_b) * k_chunks
+    clash = np.where(load_b > 0, shared_bank, 0.0)
     burst = out * cores / memory
     if t.stream_a:
         work += _stall(one(s.a_charged), a_flows, t.ring_a, chunk_work, burst, cores, memory)
     if t.stream_b:
         work += _stall(one(s.b_charged) / k_chunks, b_flows, t.ring_b, chunk_work, burst, cores, memory)
     steps = Steps(
-        np.where(load > 0, load + startup, 0.0), np.maximum(flows, 1.0), after, early, np.where(inside, work, 0.0),
-        np.where(inside, one(s.vector), 0.0), np.where(inside, out, 1.0),
+        np.where(load > 0, load + startup, 0.0), np.maximum(flows, 1.0), after, early, clash,
+        np.where(inside, work, 0.0), np.where(inside, one(s.vector), 0.0), np.where(inside, out, 1.0),
     )  # fmt: skip
     machine = Machine(
         engine.load.port_bandwidth, engine.store.port_bandwidth, ddr.bandwidth, ddr.latency, cores, t.ring_out

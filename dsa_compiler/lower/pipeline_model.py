@@ -22,13 +22,15 @@ class Steps:
 
     `flows`: distinct transfers of a load over the chip; `after`: the step whose end frees the slot that the load
     of this step fills, -1 if it is free; `early`: the share of a step's work that has to wait for the last part
-    of its load only.
+    of its load only; `clash`: bytes that the load falls behind where products wait for it, because the moves to l0
+    read the bank that it writes.
     """
 
     load: np.ndarray
     flows: np.ndarray
     after: np.ndarray
     early: np.ndarray
+    clash: np.ndarray
     work: np.ndarray
     vector: np.ndarray
     store: np.ndarray
@@ -49,7 +51,7 @@ class Machine:
 def simulate_steps(steps: Steps, machine: Machine, total: int) -> float:
     """Cycles of a kernel of `total` steps, of which `steps` are the first."""
     ends = _run(
-        steps.load, steps.flows, steps.after, steps.early, steps.work, steps.vector, steps.store,
+        steps.load, steps.flows, steps.after, steps.early, steps.clash, steps.work, steps.vector, steps.store,
         machine.load_port, machine.store_port, machine.ddr, machine.latency, machine.cores, machine.slots,
     )  # fmt: skip
     count = len(ends)
@@ -61,7 +63,7 @@ def simulate_steps(steps: Steps, machine: Machine, total: int) -> float:
 
 
 @numba.njit(cache=True)
-def _run(load, flows, after, early, work, vector, store, load_port, store_port, ddr, latency, cores, slots):  # type: ignore[no-untyped-def]
+def _run(load, flows, after, early, clash, work, vector, store, load_port, store_port, ddr, latency, cores, slots):  # type: ignore[no-untyped-def]
     count = work.shape[0]
     loaded = np.zeros(count)  # when the load of a step is there
     worked = np.zeros(count)  # when its products end
@@ -98,7 +100,8 @@ def _run(load, flows, after, early, work, vector, store, load_port, store_port, 
             if gate < computed:
                 load_ready = max(now, worked[gate] if gate >= 0 else 0.0)
                 if load_ready <= now:
-                    load_left = load[li]
+                    late = computed == li and now >= previous_work
+                    load_left = load[li] + (clash[li] if late else 0.0)
         if store_left < 0 and si < computed:
             store_ready = max(now, finished[si])
             if store_ready <= now:

@@ -16,6 +16,7 @@ from dsa_compiler.graph.views import View
 from dsa_compiler.lower import matrix_layer
 from dsa_compiler.lower.matrix_layer import join_rows, lower_matrix_layer
 from dsa_compiler.lower.matrix_problem import MatrixProblem
+from dsa_compiler.program.tables import ENGINE_CODE
 from tests.lower.drawing import drawn
 from tests.lower.networks import Network, call, check_layer, layer, part_of, permuted, repeated, sample
 from tests.lower.parts import part
@@ -108,6 +109,18 @@ def test_pointwise_with_stride() -> None:
     check_layer(
         network, conv_layer(network, network.source("x", (2, 7, 5, 40)), 24, stride=(2, 2)), part("npu-edge"), llvm=True
     )
+
+
+def test_a_pointwise_window_loads_only_the_pixels_it_reads() -> None:
+    """Every second pixel of every second row is a quarter of the tensor: l1 gets no more of it."""
+    network = Network()
+    data = network.source("x", (1, 16, 16, 64))
+    run = check_layer(network, conv_layer(network, data, 32, stride=(2, 2)), part("npu-edge"))
+    entries, operands = run.program.entries, run.program.operands
+    loads = entries[entries["engine"] == ENGINE_CODE["load"]]
+    loaded = int(operands["extents"][loads["operand"]].prod(axis=1).sum())
+    weights, bias, pixels = 64 * 32, 32, 8 * 8 * 64
+    assert loaded <= weights + bias + pixels
 
 
 def test_pointwise_groups() -> None:

@@ -150,7 +150,7 @@ MACHINE = Machine(load_port=10.0, store_port=5.0, ddr=20.0, latency=7.0, cores=1
 
 def steps(load: float, work: float, store: float, count: int = 1, after: int = -1) -> Steps:
     ones = np.ones(count)
-    return Steps(load * ones, ones, np.full(count, after), 0 * ones, work * ones, 3.0 * ones, store * ones)
+    return Steps(load * ones, ones, np.full(count, after), 0 * ones, 0 * ones, work * ones, 3.0 * ones, store * ones)
 
 
 def test_one_step_is_a_chain() -> None:
@@ -170,6 +170,15 @@ def test_memory_is_shared_by_loads_and_stores() -> None:
     """Thirty cores that store share 20 bytes a cycle; a load that all of them share is one flow."""
     many = replace(MACHINE, cores=30)
     assert simulate_steps(steps(100, 2, 40), many, 1) == pytest.approx(10 + 7 + 2 + 3 + 40 * 30 / 20 + 7)
+
+
+def test_a_load_that_products_wait_for_meets_their_moves() -> None:
+    """A load of 400 bytes falls 100 bytes behind while products of 45 cycles wait for it, not while they are busy."""
+    for work, bytes_ in ((45, 500), (60, 400)):
+        made = replace(steps(400, work, 5, count=9), clash=np.full(9, 100.0), early=np.ones(9))
+        cycles = simulate_steps(made, MACHINE, 9)
+        behind = simulate_steps(replace(steps(bytes_, work, 5, count=9), early=np.ones(9)), MACHINE, 9)
+        assert cycles == pytest.approx(behind, rel=0.1)
 
 
 def test_the_rest_goes_on_at_the_same_pace() -> None:
