@@ -34,6 +34,8 @@ class Context:
         spec = definition.spec(role) if definition else None
         if spec is None or access.index is not None or not accepts(spec, access):
             return None
+        if access.dtype not in self.target.dtypes:
+            return None
         return Part(
             role, access,
             broadcast=spec.broadcast, written=role in ("dst", "acc"),

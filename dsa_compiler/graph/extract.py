@@ -22,7 +22,16 @@ from dsa_compiler.graph.fuse import KIND, MASTER, layer_kind
 from dsa_compiler.graph.layers import Arg, Layer, LayerGraph, OpCall, Role, Tensor
 from dsa_compiler.graph.products import padded_attributes, paddings, with_zero_point
 from dsa_compiler.graph.rewriter import JOINED, bindings_of
-from dsa_compiler.graph.storage import Rule, Storage, any_view, contiguous, innermost, matmul_left, matmul_right
+from dsa_compiler.graph.storage import (
+    Rule,
+    Storage,
+    any_view,
+    contiguous,
+    innermost,
+    matmul_left,
+    matmul_right,
+    whole_rows,
+)
 from dsa_compiler.graph.views import Lazy, expand_slice
 from dsa_compiler.operators.table import is_elementwise
 
@@ -375,7 +384,7 @@ def _rule(op: str, index: int) -> Rule:
     """Return what a layer asks of the view of operand `index` of operator `op`."""
     if op == "matmul":
         return matmul_left if index == 0 else matmul_right
-    return innermost
+    return whole_rows if op == "take" and index == 0 else innermost
 
 
 def _target(op: str, var: Any) -> tuple[int, ...] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tvm import relax
 
-from dsa_compiler.graph.calls import op_name, shape_of
+from dsa_compiler.graph.calls import dtype_of, op_name, shape_of
 from dsa_compiler.graph.rewriter import operands
 from dsa_compiler.operators.table import OPERATORS, is_elementwise
 
@@ -71,7 +71,14 @@ class _Grouping:
         return operator.category if operator else ""
 
     def _is_elementwise(self, i: int) -> bool:
-        return is_elementwise(self._names[i])
+        return is_elementwise(self._names[i]) and not self._is_wide_cast(i)
+
+    def _is_wide_cast(self, i: int) -> bool:
+        """Whether a binding casts from or to 64-bit integers, which is a layer of its own."""
+        if self._names[i] != "astype":
+            return False
+        binding = self._bindings[i]
+        return "int64" in (dtype_of(binding.var), dtype_of(binding.value.args[0]))
 
     def _grow(self, seed: int, anchored: bool) -> Group:
         """Take elementwise users as long as, in the end, one member alone is used outside."""

@@ -8,6 +8,7 @@ from typing import Final
 import tvm
 
 from dsa_compiler.graph.canonicalize import canonicalize
+from dsa_compiler.graph.decompose import decompose
 from dsa_compiler.graph.fold import fold
 from dsa_compiler.graph.fold_scale import fold_scale
 from dsa_compiler.graph.fuse import fuse
@@ -22,6 +23,7 @@ from dsa_compiler.graph.subpixel import rewrite_transposed_convolutions
 Pass = Callable[[tvm.IRModule], tvm.IRModule]
 
 BEFORE_PRECISION: Final[tuple[Pass, ...]] = (
+    decompose,
     canonicalize,
     sink_dequantize,
     integer_products,

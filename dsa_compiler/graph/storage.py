@@ -42,6 +42,18 @@ def contiguous(view: View) -> bool:
     return view.offset[0] == 0
 
 
+def whole_rows(view: View) -> bool:
+    """Accept a view of whole rows of a tensor, one behind the other, from its start."""
+    if contiguous(view) and view.offset == (0, 0):
+        return True
+    step = 1
+    for extent, stride in zip(reversed(view.shape[:-1]), reversed(view.strides[:-1]), strict=True):
+        if extent != 1 and stride != (step, 0):
+            return False
+        step *= extent
+    return bool(view.shape) and view.offset == (0, 0) and view.contiguous(len(view.shape) - 1)
+
+
 class Storage:
     """The places of tensors, and the uses that constrain them.
 

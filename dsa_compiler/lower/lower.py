@@ -10,9 +10,12 @@ from dsa_compiler.lower.attention_layer import lower_attention_layer
 from dsa_compiler.lower.binding import LoweredKernel
 from dsa_compiler.lower.concat_layer import lower_concat_layer
 from dsa_compiler.lower.expression import supports
+from dsa_compiler.lower.gather_layer import lower_gather_layer
 from dsa_compiler.lower.matrix_layer import lower_matrix_layer
-from dsa_compiler.lower.reduce_layer import lower_norm_layer, lower_reduce_layer, lower_softmax_layer
-from dsa_compiler.lower.tile_layer import lower_copy_layer, lower_elementwise_layer
+from dsa_compiler.lower.movement_layer import lower_movement_layer, movement_supported
+from dsa_compiler.lower.reduce_layer import REDUCTIONS, lower_norm_layer, lower_reduce_layer, lower_softmax_layer
+from dsa_compiler.lower.tile_layer import lower_elementwise_layer
+from dsa_compiler.lower.wide_layer import in_words, is_wide_cast, lower_wide_cast
 from dsa_compiler.lower.window_layer import lower_window_layer
 from dsa_compiler.operators.table import is_elementwise
 from dsa_compiler.target import Target
@@ -28,9 +31,10 @@ TEMPLATES: Mapping[str, Template] = {
     "norm": lower_norm_layer,
     "reduce": lower_reduce_layer,
     "elementwise": lower_elementwise_layer,
-    "movement": lower_copy_layer,
+    "movement": lower_movement_layer,
     "attention": lower_attention_layer,
     "concat": lower_concat_layer,
+    "gather": lower_gather_layer,
 }
 _COMPUTED = frozenset({"elementwise", "movement", "attention"})
 """Kinds whose master may read calls of its own layer."""
@@ -39,7 +43,9 @@ _COMPUTED = frozenset({"elementwise", "movement", "attention"})
 def lacking(layer: Layer) -> str:
     """Why no template takes `layer`, "" if one does."""
     master = layer.calls[layer.master]
-    if layer.kind not in TEMPLATES or (layer.kind == "movement" and master.op != "copy"):
+    moved = layer.kind != "movement" or movement_supported(master.op, dict(master.attrs))
+    folded = layer.kind != "reduce" or master.op in REDUCTIONS
+    if layer.kind not in TEMPLATES or not moved or not folded:
         return f"no template for {master.op}"
     strange = sorted({c.op for c in layer.calls if is_elementwise(c.op) and not supports(c.op)})
     return f"no expression for {', '.join(strange)}" if strange else ""
@@ -53,8 +59,10 @@ def lower_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 
     """
     if any(k == "call" for k, _ in layer.calls[layer.master].args) and layer.kind not in _COMPUTED:
         raise InternalError("its anchor reads a call of its own layer", where=layer.name)
-    if layer.kind == "movement" and layer.calls[layer.master].op != "copy":
-        raise Infeasible(f"movements of kind {layer.calls[layer.master].op}", 1, 0, where=layer.name)
+    if is_wide_cast(layer, graph):
+        return lower_wide_cast(layer, graph, target, rank=rank)
+    if layer.kind in ("movement", "concat") and all(c.op in ("copy", "concat") for c in layer.calls):
+        layer, graph = in_words(layer, graph)
     template = TEMPLATES.get(layer.kind)
     if template is None:
         raise Infeasible(f"layers of kind {layer.kind}", 1, 0, where="lower")

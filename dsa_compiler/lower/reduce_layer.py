@@ -19,7 +19,7 @@ from dsa_compiler.lower.stream_kernel import Stream, StreamKernel, choose_stream
 from dsa_compiler.lower.tile_kernel import TileContext, TileKernel, choose_tile
 from dsa_compiler.lower.tile_layer import RING, bind_operands, join_dimensions
 from dsa_compiler.lower.tir import Buffer, Expr, Stmt, cast, constant, integer, nest, sequence, store, when
-from dsa_compiler.lower.window_kernel import lowest
+from dsa_compiler.lower.window_kernel import greatest, lowest
 from dsa_compiler.target import Target
 
 LEAST_NARROW = 1e-8
@@ -270,6 +270,8 @@ _FOLDS: dict[str, tuple[float | None, Callable[[Expr, Expr], Expr]]] = {
     "min": (None, tirx.min),
     "prod": (1.0, lambda a, b: a * b),
 }
+REDUCTIONS = frozenset(_FOLDS)
+"""The reductions that `lower_reduce_layer` takes."""
 
 
 def lower_reduce_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0) -> LoweredKernel:
@@ -291,7 +293,7 @@ def lower_reduce_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank:
         source = str(tile.context.tiles[0].dtype)
         dtype = computation_dtype(source) if call.op in ("sum", "mean", "prod") else source
         acc, a0 = tile.statistic("total", dtype)
-        start = first if first is not None else lowest(dtype) * (1 if call.op == "max" else -1)
+        start = first if first is not None else (lowest if call.op == "max" else greatest)(dtype)
         wide = computation_dtype(dtype)
 
         def result(*at: Expr) -> Expr:
@@ -304,7 +306,7 @@ def lower_reduce_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank:
         source = stream.kernel.operands[0].dtype
         dtype = computation_dtype(source) if call.op in ("sum", "mean", "prod") else source
         acc = stream.statistic("total", dtype)
-        start = first if first is not None else lowest(dtype) * (1 if call.op == "max" else -1)
+        start = first if first is not None else (lowest if call.op == "max" else greatest)(dtype)
         wide = computation_dtype(dtype)
 
         def result(c: TileContext, at: Sequence[Expr]) -> Expr:

@@ -338,3 +338,9 @@ def lowest(dtype: str) -> float:
     limits = {"float16": -65504.0, "float32": -3.4028234663852886e38, "bfloat16": -3.3895313892515355e38,
               "int8": -128, "uint8": 0, "int32": -(2**31)}  # fmt: skip
     return limits[dtype]
+
+
+def greatest(dtype: str) -> float:
+    """The greatest finite value of a dtype: the neutral element of min."""
+    low = lowest(dtype)
+    return -low if dtype.startswith(("float", "bfloat")) else 255 if dtype == "uint8" else -low - 1

@@ -17,6 +17,7 @@ from dsa_compiler.frontend.converters.quantize import quantize_converters
 from dsa_compiler.frontend.converters.recurrent import quantized_recurrent_converters, recurrent_converters
 from dsa_compiler.frontend.converters.reduction import reduction_converters
 from dsa_compiler.frontend.converters.resize import resize_converters
+from dsa_compiler.frontend.converters.scan import scan_converters
 from dsa_compiler.frontend.converters.windowed import windowed_converters
 from dsa_compiler.frontend.node import Converter
 
@@ -41,6 +42,7 @@ CONVERTERS: Final[Mapping[tuple[str, str], Converter]] = MappingProxyType(
             recurrent_converters(),
             reduction_converters(),
             resize_converters(),
+            scan_converters(),
             windowed_converters(),
         )
         for name, converter in table.items()
