@@ -37,8 +37,8 @@ def test_other_kinds_are_refused() -> None:
 def test_other_movements_are_refused() -> None:
     network = Network()
     x = network.source("x", (4, 24))
-    made = layer("movement", [call("flip", (0,), (4, 24), axis=0)], [x], network.result("y", (4, 24)))
-    with pytest.raises(Infeasible, match=r"^\[layer\] movements of kind flip: 1 needed, 0 available$"):
+    made = layer("movement", [call("roll", (0,), (4, 24), axis=0)], [x], network.result("y", (4, 24)))
+    with pytest.raises(Infeasible, match=r"^\[layer\] movements of kind roll: 1 needed, 0 available$"):
         lower_layer(made, network.graph(made), part("npu-edge"))
 
 
