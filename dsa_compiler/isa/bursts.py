@@ -1,9 +1,9 @@
 """Whole bursts of strided operands, counted by the periodicity of alignment: no row is walked.
 
 An operand is `extents` and byte `strides`, outermost first, in three places of which `rank` are used; its element has
-`bits` bits. A *run* is what is contiguous; a *grid* says where runs start: eleven numbers, namely the first address,
-the bytes of a run, four counts, four steps and the burst. Grids are described in several ways but counted in one
-place, since every call of a compiled function is compiled anew.
+`bits` bits. A *run* is what is contiguous; a *grid* says where runs start: `GRID` numbers, namely the first address,
+the bytes of a run, four counts, four steps and the burst, then room for four periods. Grids are described in several
+ways but counted in one place, since every call of a compiled function is compiled anew.
 """
 
 # mypy: disable-error-code="no-any-return"
@@ -12,7 +12,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-GRID = 11
+GRID = 15
+_BURST, _PERIODS = 10, 11
 _INNER = {"cache": True, "error_model": "numpy", "no_cfunc_wrapper": True, "no_cpython_wrapper": True}
 _OUTER = {"cache": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
@@ -45,7 +46,7 @@ def merge_rows(extents: np.ndarray, strides: np.ndarray, rank: int, bits: int) -
 @njit(**_INNER)  # type: ignore[untyped-decorator]
 def describe_rows(grid: np.ndarray, address: int, step: int, rows: int, pieces: int, length: int, burst: int) -> None:
     """`rows` rows, `step` bytes apart, each of `pieces` adjacent runs of `length` bytes."""
-    grid[0], grid[1], grid[GRID - 1] = address, length, burst
+    grid[0], grid[1], grid[_BURST] = address, length, burst
     for axis in range(4):
         grid[2 + axis], grid[6 + axis] = 1, 0
     grid[2], grid[6], grid[3], grid[7] = rows, step, pieces, length
@@ -91,6 +92,8 @@ def describe_window(
 @njit(**_INNER)  # type: ignore[untyped-decorator]
 def _period(count: int, step: int, burst: int) -> int:
     """How many of `count` steps it takes until the place within a burst repeats."""
+    if count == 1:
+        return 1
     rest = step % burst
     return 1 if rest == 0 else min(count, burst // gcd(burst, rest))
 
@@ -98,20 +101,22 @@ def _period(count: int, step: int, burst: int) -> int:
 @njit(**_OUTER)  # type: ignore[untyped-decorator]
 def grid_bytes(grid: np.ndarray) -> int:
     """Bytes of the whole bursts that the runs of a grid touch."""
-    length, burst = grid[1], grid[GRID - 1]
-    periods = np.empty(4, np.int64)
+    length, burst = grid[1], grid[_BURST]
     places = 1
     for axis in range(4):
-        periods[axis] = _period(grid[2 + axis], grid[6 + axis], burst)
-        places *= periods[axis]
+        grid[_PERIODS + axis] = _period(grid[2 + axis], grid[6 + axis], burst)
+        places *= grid[_PERIODS + axis]
     bursts = 0
     for place in range(places):
         start, runs, rest = grid[0], 1, place
         for axis in range(4):
-            step, rest = rest % periods[axis], rest // periods[axis]
-            count = grid[2 + axis]
+            count, period = grid[2 + axis], grid[_PERIODS + axis]
+            if period == 1:
+                runs *= count
+                continue
+            step, rest = rest % period, rest // period
             start += step * grid[6 + axis]
-            runs *= count // periods[axis] + (1 if step < count % periods[axis] else 0)
+            runs *= count // period + (1 if step < count % period else 0)
         bursts += runs * ((start % burst + length - 1) // burst + 1)
     return bursts * burst
 

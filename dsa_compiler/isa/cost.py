@@ -27,7 +27,7 @@ import numpy as np
 
 from dsa_compiler.errors import UserError
 from dsa_compiler.isa import cost_kernels
-from dsa_compiler.isa.bursts import many_row_bytes
+from dsa_compiler.isa.bursts import GRID, many_row_bytes
 from dsa_compiler.isa.cost_tables import Machine, Tables, attr_table, machine_of
 from dsa_compiler.isa.definition import ROLE_CODE
 from dsa_compiler.isa.dtypes import DTYPE_CODE
@@ -101,9 +101,14 @@ def entry_costs(program: Tables) -> np.ndarray:
     places = tuple(np.ascontiguousarray(operands[name]) for name in cost_kernels.OPERAND_COLUMNS)
     machine = machine_of(program.target)
     kinds = np.ascontiguousarray(flags["kind"]) if len(flags) else np.zeros(0, np.uint8)
-    cost_kernels.account(machine, columns, places, kinds, attr_table(program.attrs), costs)
+    cost_kernels.account(machine, columns, places, kinds, attr_table(program.attrs), _grids(), costs)
     _check_units(program, costs)
     return costs
+
+
+def _grids() -> np.ndarray:
+    """Room for the grids of one instruction, kept by the caller: see `isa.compiled.borrow`."""
+    return np.empty((2, GRID), np.int64)
 
 
 def _check_units(program: Tables, costs: np.ndarray) -> None:
@@ -153,7 +158,7 @@ class CostRules:
         costs = np.zeros(1, COST)
         columns = tuple(np.ascontiguousarray(entries[name]) for name in cost_kernels.ENTRY_COLUMNS)
         places = tuple(np.ascontiguousarray(rows[name]) for name in cost_kernels.OPERAND_COLUMNS)
-        cost_kernels.account(self._machine, columns, places, _NO_KINDS, attr_table((attrs or {},)), costs)
+        cost_kernels.account(self._machine, columns, places, _NO_KINDS, attr_table((attrs or {},)), _grids(), costs)
         _check_units(_One(self.target, entries, rows, _NO_KINDS, ()), costs)
         return Cost(*costs[0].item())
 

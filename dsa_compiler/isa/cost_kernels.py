@@ -13,7 +13,6 @@ import numpy as np
 from numba import njit
 
 from dsa_compiler.isa.bursts import (
-    GRID,
     bank_mask,
     describe_rows,
     describe_side,
@@ -24,10 +23,14 @@ from dsa_compiler.isa.bursts import (
     uneven_bytes,
     worst_row_bytes,
 )
+from dsa_compiler.isa.compiled import borrow
+from dsa_compiler.isa.cost_tables import Machine
 from dsa_compiler.isa.definition import ROLE_CODE
 from dsa_compiler.target import ENGINES, SCOPES
 
-_INNER = {"cache": True, "error_model": "numpy", "no_cfunc_wrapper": True, "no_cpython_wrapper": True}
+_INNER = {
+    "cache": True, "error_model": "numpy", "no_cfunc_wrapper": True, "no_cpython_wrapper": True, "forceinline": True,
+}  # fmt: skip
 
 ENTRY_COLUMNS = ("opcode", "engine", "attrs", "operand", "operands", "wait", "waits", "set", "sets")
 OPERAND_COLUMNS = ("role", "scope", "dtype", "rank", "address", "extents", "strides")
@@ -300,11 +303,40 @@ def _l1_banks(m: Any, op: Any, first: int, count: int) -> np.uint64:
     return mask
 
 
-@njit(cache=True, error_model="numpy", no_cfunc_wrapper=True)  # type: ignore[untyped-decorator]
-def account(m: Any, entries: Any, op: Any, kinds: np.ndarray, attrs: np.ndarray, out: np.ndarray) -> None:
-    """Fill `out` (of dtype `COST`) for the entries given by columns."""
+@njit(**_INNER)  # type: ignore[untyped-decorator]
+def _borrow_machine(m: Any) -> Any:
+    return Machine(
+        borrow(m.burst), borrow(m.alignment), borrow(m.latency), borrow(m.private_rate), borrow(m.startup),
+        borrow(m.port), borrow(m.bits), borrow(m.unit), borrow(m.flag_cost), borrow(m.kind), borrow(m.factor),
+        borrow(m.numbers),
+    )  # fmt: skip
+
+
+@njit(**_INNER)  # type: ignore[untyped-decorator]
+def _borrow_operands(op: Any) -> Any:
+    role, scope, dtype, rank, address, extents, strides = op
+    return (
+        borrow(role), borrow(scope), borrow(dtype), borrow(rank), borrow(address), borrow(extents), borrow(strides),
+    )  # fmt: skip
+
+
+@njit(**_INNER)  # type: ignore[untyped-decorator]
+def _borrow_entries(entries: Any) -> Any:
     opcode, engine, attr, operand, operands, wait, waits, set_, sets = entries
-    grids = np.empty((2, GRID), np.int64)
+    return (
+        borrow(opcode), borrow(engine), borrow(attr), borrow(operand), borrow(operands), borrow(wait), borrow(waits),
+        borrow(set_), borrow(sets),
+    )  # fmt: skip
+
+
+@njit(cache=True, error_model="numpy", no_cfunc_wrapper=True)  # type: ignore[untyped-decorator]
+def account(
+    m: Any, entries: Any, op: Any, kinds: np.ndarray, attrs: np.ndarray, grids: np.ndarray, out: np.ndarray
+) -> None:
+    """Fill `out` (of dtype `COST`) for the entries given by columns; `grids` is room for two grids of `bursts`."""
+    m, op = _borrow_machine(m), _borrow_operands(op)
+    kinds, attrs, out, grids = borrow(kinds), borrow(attrs), borrow(out), borrow(grids)
+    opcode, engine, attr, operand, operands, wait, waits, set_, sets = _borrow_entries(entries)
     for e in range(len(opcode)):
         kind, first, count, a = m.kind[opcode[e]], operand[e], operands[e], attrs[attr[e]]
         row = out[e]

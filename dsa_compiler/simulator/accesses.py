@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from dsa_compiler.isa.compiled import kernel
 from dsa_compiler.isa.definition import ROLE_CODE, WRITTEN_ROLES
 from dsa_compiler.program.tables import SCOPE_CODE, Program
-from dsa_compiler.simulator.compiled import kernel
 from dsa_compiler.simulator.memories import memory_numbers, operand_owners, row_bytes
 
 ACCESS = np.dtype(

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dsa_compiler.simulator.compiled import borrow, compiled, kernel
+from dsa_compiler.isa.compiled import borrow, compiled, kernel
 from dsa_compiler.simulator.loop_state import (
     ARRIVING,
     BLOCKED,
@@ -137,10 +137,10 @@ def _take_next(q: int, now: float, p: LoopInput, s: LoopState) -> None:
 
 @kernel
 def _add_candidate(q: int, s: LoopState) -> None:
+    if s.queue[q].listed != 0:
+        return
+    s.queue[q].listed = 1
     count = s.integers[CANDIDATES]
-    for i in range(count):
-        if s.candidates[i] == q:
-            return
     s.candidates[count] = q
     s.integers[CANDIDATES] = count + 1
 
@@ -151,6 +151,8 @@ def _serve_candidates(now: float, p: LoopInput, s: LoopState) -> None:
     count = s.integers[CANDIDATES]
     s.integers[CANDIDATES] = 0
     _sort_by_arrival(s.candidates, count, s.queue)
+    for i in range(count):
+        s.queue[s.candidates[i]].listed = 0
     for i in range(count):
         q = s.candidates[i]
         e = s.queue[q].entry

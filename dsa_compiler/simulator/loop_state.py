@@ -52,6 +52,7 @@ QUEUE_STATE = np.dtype(
         ("state", np.int32),
         ("flow", np.int32),         # place among the flows, -1 without
         ("changed", np.int32),      # home queues only: the core's banks changed hands
+        ("listed", np.int32),       # is among the candidates
     ]
 )  # fmt: skip
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from dsa_compiler.isa.compiled import borrow, compiled, kernel
 from dsa_compiler.simulator.accesses import covers, share_a_byte
-from dsa_compiler.simulator.compiled import borrow, compiled, kernel
 from dsa_compiler.simulator.order_state import (
     AMBIGUOUS,
     DEFERRED,

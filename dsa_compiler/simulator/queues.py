@@ -210,16 +210,18 @@ def _flag_numbers(program: Program) -> np.ndarray:
         owner = np.repeat(np.arange(len(entries)), counts)
         inside = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
         rows = np.repeat(entries[start], counts) + inside
-        number[rows] = _flag_of(space, flags[rows], entries[owner], owner)
+        number[rows] = _flag_of(space, flags[rows], entries, owner)
     return number
 
 
 def _flag_of(space: FlagSpace, flags: np.ndarray, entries: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Numbers of the flags of entries `owner`, one each."""
     target, sync = space.target, space.target.sync
     kind, number = flags["kind"], flags["number"].astype(np.int64)
+    prefetches = (entries["engine"] == _PREFETCH)[owner]
     limit = np.select([kind == i for i in range(3)], [sync.flags, sync.cluster_flags, sync.chip_flags], 0)
     is_core = kind == FLAG_KINDS.index("core")
-    bad = (number < 0) | (number >= limit) | (is_core & (entries["engine"] == _PREFETCH))
+    bad = (number < 0) | (number >= limit) | (is_core & prefetches)
     bad |= is_core & ((flags["source"] >= _PER_CORE) | (flags["target"] >= _PER_CORE))
     if bad.any():
         index = int(np.argmax(bad))
@@ -230,7 +232,8 @@ def _flag_of(space: FlagSpace, flags: np.ndarray, entries: np.ndarray, owner: np
             action=f"{target.name} has {sync.flags}, {sync.cluster_flags} and {sync.chip_flags} flags by level",
         )
     cluster = entries["cluster"].astype(np.int64)
-    core = cluster * target.cores_per_cluster + entries["core"]
+    core = (cluster * target.cores_per_cluster + entries["core"])[owner]
+    cluster = cluster[owner]
     pair = (core * _PER_CORE + flags["source"]) * _PER_CORE + flags["target"]
     return np.select(
         [is_core, kind == FLAG_KINDS.index("cluster")],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dsa_compiler.simulator.compiled import kernel
+from dsa_compiler.isa.compiled import kernel
 from dsa_compiler.simulator.loop_state import CHANGED, FLOWS, STALE, WORKING, LoopInput, LoopState
 
 _ENGINES_OF_CORE = 6
@@ -178,7 +178,10 @@ def _stop_users(
 @kernel
 def _use(memory: int, users: np.ndarray, free: np.ndarray, rate: float, change: int) -> None:
     """Change the number of users of a flow's memories and take its rate off what is free there."""
-    for m in range(len(users)):
-        if ((memory >> np.uint64(m)) & np.uint64(1)) != 0:
+    m, rest = 0, np.uint64(memory)
+    while rest != 0:
+        if (rest & np.uint64(1)) != 0:
             users[m] += change
             free[m] = max(0.0, free[m] - rate)
+        rest >>= np.uint64(1)
+        m += 1

@@ -108,7 +108,7 @@ def test_grids(address, length, grid, burst):
         starts = [s + i * stride for s in starts for i in range(min(count, 5))]
     counts = np.array([c for c, _ in grid[:2]] + [min(c, 5) for c, _ in grid[2:]])
     expected = sum(spanned(s, length, burst) for s in starts)
-    numbers = np.array([address, length, *counts, *(s for _, s in grid), burst])
+    numbers = np.array([address, length, *counts, *(s for _, s in grid), burst, 0, 0, 0, 0])
     assert grid_bytes(numbers) == expected * burst
 
 

@@ -10,9 +10,9 @@ from numba import njit
 from numba.core.errors import TypingError
 
 from dsa_compiler.errors import UserError
+from dsa_compiler.isa.compiled import borrow
 from dsa_compiler.program.builder import Operand
 from dsa_compiler.program.tables import Binding, HostStep
-from dsa_compiler.simulator.compiled import borrow
 from dsa_compiler.simulator.timing import Stretch
 
 approx = pytest.approx

@@ -1,4 +1,4 @@
-"""How this folder uses numba: one typed decorator, and arrays without reference counts.
+"""How numba is used where loops are compiled: typed decorators, and arrays without reference counts.
 
 Numba keeps what it compiled beside each file and looks at that file's age alone: after a change to a kernel or
 a constant here, touch the files whose kernels use it.
@@ -24,12 +24,16 @@ def compiled(function: _F) -> _F:
 
 
 def kernel(function: _F) -> _F:
-    """As `compiled`, for functions that only compiled functions call: quicker to compile."""
-    return cast(_F, njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
+    """As `compiled`, for functions that only compiled functions call.
+
+    They are inlined: tuples of arrays are passed by value, which cost more than what the functions do.
+    """
+    return cast(_F, njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)(function))
 
 
 def _borrow(typing_context: Any, array: Any) -> Any:
-    """`array` itself, without a share in the ownership of its memory, so that its owner must outlive it.
+    """`array` itself, without a share in the ownership of its memory, so that its owner must outlive it:
+    an array that the compiled function made itself is freed at the last use of its own name.
 
     Numba counts references atomically whenever an array is read out of a tuple or handed to a function; in the
     event loop that took four fifths of the time.
