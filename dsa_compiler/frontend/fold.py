@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,24 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 from onnx.reference import ReferenceEvaluator
 
 from dsa_compiler.errors import UserError
+from dsa_compiler.frontend.check import describe, elements
 from dsa_compiler.frontend.shapes import static_shape
 
 LARGE = 1024  # elements: tensors above it play no part in shape inference
+MOST_FOLDED = 2**26
+"""A node whose result has more elements is not folded: the constant would outweigh the work."""
+
 ROUNDS = 32
+REFERENCE_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, BufferError, LookupError, MemoryError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
+"""What `onnx.reference` raises for operands that do not fit; it has no error of its own."""
+
 _RANDOM = frozenset({"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli",
                      "Multinomial"})  # fmt: skip
+_GROWING = frozenset({"CenterCropPad", "ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize",
+                      "Tile", "Upsample"})  # fmt: skip
 _KEPT = frozenset({"DequantizeLinear"})  # its operand says that products may be in integers
 
 
@@ -29,8 +42,8 @@ def fold_constants(model: ModelProto) -> None:
     for _ in range(ROUNDS):
         shapes = infer_shapes(model)
         changed = _resolve_shapes(model, shapes)
-        changed |= _fold_round(model)
-        if not changed or not any(n.op_type in ("Shape", "Size", "Reshape") for n in model.graph.node):
+        changed |= _fold_round(model, shapes)
+        if not changed:
             return
 
 
@@ -61,10 +74,17 @@ def infer_types(model: ModelProto, strict: bool = False) -> list[ValueInfoProto]
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True, strict_mode=strict).graph
-    except onnx.shape_inference.InferenceError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"shapes do not fit: {reason}", where="model", action="check --shape and the model") from error
+    except (onnx.shape_inference.InferenceError, *REFERENCE_ERRORS) as error:
+        raise _inference_error(str(error)) from error
     return [*inferred.value_info, *inferred.output, *inferred.input]
+
+
+def _inference_error(text: str) -> UserError:
+    """Return an error from the text that ONNX's inference ends with, which names a node in parentheses."""
+    named = re.search(r"\(op_type:([^,)]*)(?:, node name: ([^)]*))?\): *(?:\[\w+\] *)?(.*)", text)
+    where = f"{named[1]} {named[2] or ''}".strip() if named else "model"
+    reason = named[3] if named else next(iter(text.strip().splitlines()[-1:]), "unknown")
+    return UserError(f"shapes do not fit: {reason}", where=where, action="check the shapes given, and the model")
 
 
 def _resolve_shapes(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -75,7 +95,7 @@ def _resolve_shapes(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) ->
         if shape is None:
             kept.append(node)
             continue
-        attrs = {a.name: a.i for a in node.attribute}
+        attrs = {a.name: int(a.i) for a in node.attribute}
         part = shape[attrs.get("start", 0) : attrs.get("end")] if node.op_type == "Shape" else int(np.prod(shape))
         _add_constant(model.graph, node.output[0], np.asarray(part, np.int64))
     changed = len(kept) != len(model.graph.node)
@@ -105,7 +125,10 @@ def _constant_value(node: NodeProto, name: str) -> TensorProto | None:
     return None
 
 
-def _foldable(node: NodeProto, known: set[str]) -> bool:
+def _foldable(node: NodeProto, known: set[str], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    sizes = [elements(shapes[o]) if o in shapes else -1 for o in node.output if o]
+    if max(sizes, default=0) > MOST_FOLDED or (node.op_type in _GROWING and min(sizes, default=0) < 0):
+        return False
     if node.op_type in _RANDOM or node.op_type in _KEPT or node.domain not in ("", "ai.onnx"):
         return False
     if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
@@ -113,7 +136,7 @@ def _foldable(node: NodeProto, known: set[str]) -> bool:
     return all(not name or name in known for name in node.input)
 
 
-def _fold_round(model: ModelProto) -> bool:
+def _fold_round(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
     """Fold every node that depends on constants alone; whether there was one."""
     graph = model.graph
     known = {t.name for t in graph.initializer}
@@ -124,7 +147,7 @@ def _fold_round(model: ModelProto) -> bool:
         if tensor is not None:
             graph.initializer.append(tensor)
             known.add(tensor.name)
-        elif _foldable(node, known):
+        elif _foldable(node, known, shapes):
             folded.append(node)
             known.update(o for o in node.output if o)
         else:
@@ -133,12 +156,15 @@ def _fold_round(model: ModelProto) -> bool:
         return False
     wanted = {name for node in kept for name in node.input} | {o.name for o in graph.output}
     wanted |= {name for node in kept for a in node.attribute if a.HasField("g") for name in _reads(a.g)}
-    evaluated = _evaluate(model, folded, wanted) if folded else {}
-    for name, value in evaluated.items():
+    values, refused = _evaluate(model, folded, wanted)
+    for name, value in values.items():
         _add_constant(graph, name, value)
+    left = {o for node in [*kept, *refused] for o in node.output}
+    nodes = [node for node in graph.node if any(o in left for o in node.output)]
+    changed = len(nodes) != len(graph.node)
     del graph.node[:]
-    graph.node.extend(kept)
-    return True
+    graph.node.extend(nodes)
+    return changed
 
 
 def _reads(graph: GraphProto) -> set[str]:
@@ -146,19 +172,59 @@ def _reads(graph: GraphProto) -> set[str]:
     return names.union(*(_reads(a.g) for node in graph.node for a in node.attribute if a.HasField("g")))
 
 
-def _evaluate(model: ModelProto, nodes: list[NodeProto], wanted: set[str]) -> dict[str, npt.NDArray[Any]]:
-    """Run `nodes`, which depend on initializers alone, and return the values that others use."""
-    outputs = [o for node in nodes for o in node.output if o in wanted]
+def _evaluate(
+    model: ModelProto, nodes: Sequence[NodeProto], wanted: set[str]
+) -> tuple[dict[str, npt.NDArray[Any]], list[NodeProto]]:
+    """Run `nodes`, which depend on initializers alone; return the values that others use, and nodes that do not run."""
+    read = {name for node in nodes for name in node.input}
+    known = [t for t in model.graph.initializer if t.name in read]
+    try:
+        return _run(model, nodes, known, wanted), []
+    except REFERENCE_ERRORS:  # one of them: find it
+        return _evaluate_each(model, nodes, known, wanted)
+
+
+def _evaluate_each(
+    model: ModelProto, nodes: Sequence[NodeProto], known: list[TensorProto], wanted: set[str]
+) -> tuple[dict[str, npt.NDArray[Any]], list[NodeProto]]:
+    """Run nodes one after another. Those that the reference cannot run stay; raises `UserError` for one that fails."""
+    values: dict[str, npt.NDArray[Any]] = {}
+    refused: list[NodeProto] = []
+    missing: set[str] = set()
+    for node in nodes:
+        if missing & set(node.input):
+            refused.append(node)
+        else:
+            try:
+                found = _run(model, [node], known, set(node.output))
+            except (NotImplementedError, AttributeError):
+                refused.append(node)
+            except REFERENCE_ERRORS as error:
+                raise UserError(
+                    f"constants do not compute: {error}", where=describe(node), action="check the node and its inputs"
+                ) from error
+            else:
+                values |= found
+                known = [*known, *(numpy_helper.from_array(np.asarray(v), n) for n, v in found.items())]
+                continue
+        missing |= set(node.output)
+    needed = wanted | {name for node in refused for name in node.input}
+    return {name: value for name, value in values.items() if name in needed}, refused
+
+
+def _run(
+    model: ModelProto, nodes: Sequence[NodeProto], known: Sequence[TensorProto], wanted: set[str]
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the values of `nodes` that are wanted, by `onnx.reference`."""
+    outputs = [o for node in nodes for o in node.output if o and o in wanted]
     if not outputs:
         return {}
-    read = {name for node in nodes for name in node.input}
-    initializers = [t for t in model.graph.initializer if t.name in read]
     infos = [helper.make_value_info(o, onnx.TypeProto()) for o in outputs]
-    graph = helper.make_graph(nodes, "constants", [], infos, initializers)
+    read = {name for node in nodes for name in node.input}
+    graph = helper.make_graph(nodes, "constants", [], infos, [t for t in known if t.name in read])
     part = helper.make_model(graph, opset_imports=list(model.opset_import), ir_version=max(model.ir_version, 8))
-    try:
+    with np.errstate(all="ignore"):
         values = ReferenceEvaluator(part).run(outputs, {})
-    except (ValueError, TypeError, IndexError, RuntimeError, NotImplementedError) as error:
-        names = ", ".join(node.name for node in nodes[:4])
-        raise UserError(f"constants do not compute: {error}", where=names, action="check these nodes") from error
+    if not all(isinstance(value, np.ndarray | np.generic) for value in values):
+        raise NotImplementedError("a result is no tensor")
     return {name: np.asarray(value) for name, value in zip(outputs, values, strict=True)}

@@ -13,17 +13,18 @@ from tvm import relax, tirx
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from dsa_compiler.errors import UserError
+from dsa_compiler.frontend.check import opset_of
 from dsa_compiler.frontend.converters import CONVERTERS, is_known, operator_name, stock_converters
 from dsa_compiler.frontend.fold import infer_types
 from dsa_compiler.frontend.host import convert_host
-from dsa_compiler.frontend.load import opset_of
 from dsa_compiler.frontend.node import Node
 from dsa_compiler.frontend.partition import HOST_DOMAIN, partition
 
 NODES = "dsac.nodes"  # attribute of `main`: binding name -> ONNX node name
 INPUTS = "dsac.inputs"  # attribute of `main`: ONNX names of the parameters
 OUTPUTS = "dsac.outputs"  # attribute of `main`: ONNX names of the results
-_TVM_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, ArithmeticError)
+_TVM_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError, ArithmeticError,
+               MemoryError)  # fmt: skip
 
 
 def import_model(model: ModelProto, host: Mapping[str, str] | None = None) -> tvm.IRModule:
@@ -33,7 +34,6 @@ def import_model(model: ModelProto, host: Mapping[str, str] | None = None) -> tv
     `dsac.nodes`, `dsac.inputs` and `dsac.outputs` lead back to ONNX names. Nodes that cannot be converted become
     host steps (`frontend.host`), and so do those that `host` names, with a reason for each.
     """
-    check_inputs(model.graph)
     check_operators(model.graph)
     reasons = {n.name: f"no converter for {operator_name(n)}" for n in model.graph.node if not is_known(n)}
     reasons |= host or {}
@@ -70,16 +70,6 @@ def check_operators(graph: GraphProto) -> None:
     if strange:
         listing = ", ".join(f"{operator_name(n)} ({n.name})" for n in strange)
         raise UserError(f"operators not defined: {listing}", where="model", action="remove or rewrite them")
-
-
-def check_inputs(graph: GraphProto) -> None:
-    """Raise `UserError` for an input that is no tensor of numbers."""
-    for value in graph.input:
-        where = f"input {value.name}"
-        if not value.type.HasField("tensor_type"):
-            raise UserError("it is no tensor", where=where, action="use tensors as inputs")
-        if helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).kind not in "biufV":
-            raise UserError("it does not hold numbers", where=where, action="use tensors of numbers as inputs")
 
 
 def _check_static(expr: Any, node: NodeProto) -> None:

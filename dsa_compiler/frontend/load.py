@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TypeAlias
 
-import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import ModelProto, inliner
 
 from dsa_compiler.errors import UserError
+from dsa_compiler.frontend.check import check_count, check_model, describe, elements, opset_of
 from dsa_compiler.frontend.control import is_choice, join_branches, resolve_control, take_branch
 from dsa_compiler.frontend.converters import has_body, is_known
 from dsa_compiler.frontend.fold import fold_constants, infer_shapes
 from dsa_compiler.frontend.inline import inline_functions
+from dsa_compiler.frontend.read import Source, make_dense, read_model
 from dsa_compiler.frontend.shapes import bind_shapes
 from dsa_compiler.frontend.simplify import name_nodes, remove_identities, remove_unused
 
-Source: TypeAlias = str | os.PathLike[str] | bytes | ModelProto
 Shapes = Mapping[str, Sequence[int]]
 
-OLDEST_OPSET = 7
 MOST_ROUNDS = 32
 
 
@@ -36,7 +31,8 @@ def load_model(source: Source, shapes: Shapes | None = None, batch: int | None =
     model = read_model(source)
     for entry in model.opset_import:
         entry.domain = "" if entry.domain == "ai.onnx" else entry.domain
-    check_graph(model)
+    check_model(model)
+    make_dense(model)
     model = inline_functions(model)
     graph = model.graph
     initializers = {i.name for i in graph.initializer}
@@ -47,7 +43,17 @@ def load_model(source: Source, shapes: Shapes | None = None, batch: int | None =
     bind_shapes(model, dict(shapes or {}), batch)
     model = _with_bodies(model)
     _resolve(model)
-    return _without_computed_branches(model)
+    model = _without_computed_branches(model)
+    check_sizes(model)
+    return model
+
+
+def check_sizes(model: ModelProto) -> None:
+    """Raise `UserError` for a node that computes a tensor larger than any memory."""
+    shapes = infer_shapes(model)
+    for node in model.graph.node:
+        for name in node.output:
+            check_count(elements(shapes.get(name, ())), shapes.get(name, ()), describe(node))
 
 
 def _with_bodies(model: ModelProto) -> ModelProto:
@@ -121,86 +127,3 @@ def _with_choices(model: ModelProto) -> ModelProto:
     choices = [n for n in joined.graph.node if is_choice(n)]
     same = all(n.input[1] in shapes and shapes[n.input[1]] == shapes.get(n.input[2]) for n in choices)
     return joined if same and not any(n.op_type == "If" for n in joined.graph.node) else model
-
-
-def read_model(source: Source) -> ModelProto:
-    """Parse `source`: a path, the bytes of a file, or a model, which is copied."""
-    if isinstance(source, ModelProto):
-        copy = ModelProto()
-        copy.CopyFrom(source)
-        return copy
-    if isinstance(source, bytes):
-        return _parse(source, "the bytes given")
-    path = Path(source)
-    if not path.is_file():
-        raise UserError("no such file", where=str(path), action="give the path of an ONNX file")
-    model = _parse(path.read_bytes(), str(path))
-    _load_external_data(model, path)
-    return model
-
-
-def _parse(data: bytes, where: str) -> ModelProto:
-    try:
-        model = onnx.load_model_from_string(data)
-    except DecodeError as error:
-        raise UserError("not an ONNX model, or truncated", where=where, action="check the file") from error
-    if not model.graph.node and not model.graph.output:
-        raise UserError("the file holds no graph", where=where, action="check that it is an ONNX model")
-    return model
-
-
-def _load_external_data(model: ModelProto, path: Path) -> None:
-    """Read tensors kept in files beside the model; other places are refused."""
-    folder = path.parent.resolve()
-    for tensor in model.graph.initializer:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        location = next((e.value for e in tensor.external_data if e.key == "location"), "")
-        target = (folder / location).resolve()
-        if not location or not target.is_relative_to(folder):
-            raise UserError(
-                f"external data of {tensor.name!r} lies outside the model's folder: {location!r}",
-                where=str(path), action="move it beside the model",
-            )  # fmt: skip
-        if not target.is_file():
-            raise UserError(
-                f"external data of {tensor.name!r} is missing: {location!r}",
-                where=str(path), action="put the file beside the model",
-            )  # fmt: skip
-        onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
-        tensor.data_location = onnx.TensorProto.DEFAULT
-        del tensor.external_data[:]
-
-
-def opset_of(model: ModelProto) -> int:
-    """Return the version of the default operator set."""
-    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
-    return int(max(versions)) if versions else 1
-
-
-def check_graph(model: ModelProto) -> None:
-    """Refuse what no compiler can make sense of: old opsets, duplicate names, unknown values, cycles."""
-    opset = opset_of(model)
-    if opset < OLDEST_OPSET:
-        raise UserError(
-            f"operator set {opset} is older than {OLDEST_OPSET}", where="model",
-            action="convert it with onnx.version_converter",
-        )  # fmt: skip
-    graph = model.graph
-    known = {i.name for i in graph.input} | {i.name for i in graph.initializer}
-    known |= {i.values.name for i in graph.sparse_initializer}
-    produced = {name for node in graph.node for name in node.output if name}
-    for node in graph.node:
-        where = f"{node.op_type} {node.name or (node.output[0] if node.output else '')}"
-        for name in node.input:
-            if name and name not in known:
-                problem = "is used before it is computed (cyclic or unsorted graph)" if name in produced else (
-                    "is neither an input, an initializer nor computed")  # fmt: skip
-                raise UserError(f"value {name!r} {problem}", where=where, action="repair the model")
-        for name in node.output:
-            if name and name in known:
-                raise UserError(f"value {name!r} is computed twice", where=where, action="repair the model")
-        known.update(name for name in node.output if name)
-    for output in graph.output:
-        if output.name not in known:
-            raise UserError(f"output {output.name!r} is never computed", where="model", action="repair the model")

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto, ValueInfoProto, helper
 
 from dsa_compiler.errors import UserError
+from dsa_compiler.frontend.check import check_count, elements
 
 GREATEST_EXTENT = 2**31 - 1
+IMAGE = 224
+SEQUENCE = 128
+"""Defaults of symbolic dimensions that are not the batch: the sides of images, the lengths of sequences."""
+
+DEFAULTS = "dsac.defaults"
+"""Key of the model's metadata: a line for each input whose shape took such defaults."""
 
 
 def bind_shapes(model: ModelProto, shapes: Mapping[str, Sequence[int]], batch: int | None) -> None:
     """Give every input of `model` a static shape, in place.
 
     A symbol that stands in several places takes one value. Shapes of intermediate values are dropped
-    (inference finds them again), those of the outputs lose what is not static.
+    (inference finds them again), those of the outputs lose what is not static. Raises `UserError` for shapes that do
+    not fit or for a dimension that has no value and no default.
     """
     inputs = {i.name: i for i in model.graph.input}
     unknown = sorted(set(shapes) - set(inputs))
@@ -27,18 +35,35 @@ def bind_shapes(model: ModelProto, shapes: Mapping[str, Sequence[int]], batch: i
     for name, value in inputs.items():
         if name in shapes:
             _bind_given(value, list(shapes[name]), symbols)
+    assumed: list[str] = []
     for value in inputs.values():
-        _bind_defaults(value, batch, symbols)
+        assumed += _bind_defaults(value, batch, symbols)
+        _check_extents(value)
+    if assumed:
+        helper.set_model_props(model, {**{p.key: p.value for p in model.metadata_props}, DEFAULTS: "\n".join(assumed)})
     del model.graph.value_info[:]
     for output in model.graph.output:
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
 
 
+def shape_defaults(model: ModelProto) -> list[str]:
+    """Return what `bind_shapes` assumed for want of --shape, a line for each input."""
+    return [line for p in model.metadata_props if p.key == DEFAULTS for line in p.value.splitlines()]
+
+
+def _check_extents(value: ValueInfoProto) -> None:
+    dims = [d.dim_value for d in value.type.tensor_type.shape.dim]
+    if any(n > GREATEST_EXTENT for n in dims):
+        raise UserError(f"shape {dims} has an extent above {GREATEST_EXTENT}", where=f"input {value.name}",
+                        action="give smaller extents")  # fmt: skip
+    check_count(elements(dims), dims, f"input {value.name}")
+
+
 def static_shape(value: ValueInfoProto) -> tuple[int, ...] | None:
     """Return the shape of `value`, or None if it is not wholly known."""
     tensor = value.type.tensor_type
-    if not tensor.HasField("shape") or any(not d.HasField("dim_value") for d in tensor.shape.dim):
+    if not tensor.HasField("shape") or any(not d.HasField("dim_value") or d.dim_value < 0 for d in tensor.shape.dim):
         return None
     return tuple(d.dim_value for d in tensor.shape.dim)
 
@@ -65,24 +90,41 @@ def _bind_given(value: ValueInfoProto, shape: list[int], symbols: dict[str, int]
         dim.dim_value = n
 
 
-def _bind_defaults(value: ValueInfoProto, batch: int | None, symbols: dict[str, int]) -> None:
-    """Give what is still symbolic the value of its symbol; leading dimensions the batch."""
+def _bind_defaults(value: ValueInfoProto, batch: int | None, symbols: dict[str, int]) -> list[str]:
+    """Give what is still symbolic the value of its symbol; leading dimensions the batch, others a default.
+
+    Returns a line for each default that is more than the batch.
+    """
     tensor = value.type.tensor_type
     where = f"input {value.name}"
     if not tensor.HasField("shape"):
         raise UserError("its rank is unknown", where=where, action=f"give --shape {value.name}=...")
-    for axis, dim in enumerate(tensor.shape.dim):
-        if dim.HasField("dim_value") and dim.dim_value > 0:
+    assumed = []
+    dims = tensor.shape.dim
+    for axis, dim in enumerate(dims):
+        if dim.HasField("dim_value") and dim.dim_value >= 0:
             if axis == 0 and batch is not None and dim.dim_value == 1 and batch != 1:
                 dim.dim_value = batch
             continue
         symbol = dim.dim_param
         if symbol in symbols:
             dim.dim_value = symbols[symbol]
-        elif axis == 0:
-            dim.dim_value = batch or 1
-            if symbol:
-                symbols[symbol] = dim.dim_value
-        else:
-            raise UserError(f"dimension {axis} ({symbol or 'unnamed'}) has no value", where=where,
-                            action=f"give --shape {value.name}=... with every extent")  # fmt: skip
+            continue
+        dim.dim_value = (batch or 1) if axis == 0 else _default(axis, len(dims), where, value.name)
+        if symbol:
+            symbols[symbol] = dim.dim_value
+        if axis:
+            assumed.append(f"{axis}{f' ({symbol})' if symbol else ''}")
+    if not assumed:
+        return []
+    shape = ",".join(str(d.dim_value) for d in dims)
+    noun = "dimensions" if len(assumed) > 1 else "dimension"
+    return [f"{where}: {noun} {', '.join(assumed)} by default: --shape {value.name}={shape}"]
+
+
+def _default(axis: int, rank: int, where: str, name: str) -> int:
+    """Return the extent of a dimension that nobody gives: an image's side or a sequence's length."""
+    if rank >= 4 and axis == 1:
+        raise UserError(f"dimension {axis}, the channels, has no value", where=where,
+                        action=f"give --shape {name}=... with every extent")  # fmt: skip
+    return IMAGE if rank >= 4 else SEQUENCE
