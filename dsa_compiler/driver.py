@@ -13,9 +13,11 @@ from onnx import ModelProto
 from dsa_compiler.bounds import Bounds, analyze
 from dsa_compiler.compilation import Compilation, CompiledLayer
 from dsa_compiler.frontend import load_model
+from dsa_compiler.frontend.shapes import shape_defaults
 from dsa_compiler.graph.attention import fuse_attention
 from dsa_compiler.graph.build import build_graph
 from dsa_compiler.graph.join_copies import join_copies
+from dsa_compiler.lower.footprint import check_footprint
 from dsa_compiler.lower.lower import lacking
 from dsa_compiler.lower.storage import plan_storage
 from dsa_compiler.options import CompileOptions
@@ -43,9 +45,12 @@ def compile_model(
     part = load_target(target)
     progress("reading the model")
     proto = load_model(model, shapes=dict(options.shapes), batch=options.batch)
+    for line in shape_defaults(proto):
+        progress(line)
     bounds = analyze(proto, part, options.precision)
     progress("graph")
     graph = build_graph(proto, options.precision, lacking)
+    check_footprint(graph, part)
     graph = plan_storage(join_copies(fuse_attention(graph)), part)
     progress(f"kernels of {len(graph.layers)} layers")
     work = Compilation(graph, part, options)

@@ -1,13 +1,13 @@
 """Refusal of models that no compiler can make sense of, before anything else looks at them.
 
 What is checked here need not be checked again: versions, names, the order of nodes, how many inputs and results a node
-has, which attributes and of which type, what a tensor holds, what a branch or a loop's body takes and returns. Operators
-that ONNX does not define (com.microsoft, retired ones) are left to their converters.
+has, which attributes and of which type, what a tensor holds, what a branch or a loop's body takes and returns.
+Operators that ONNX does not define (com.microsoft, retired ones) are left to their converters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -21,8 +21,10 @@ MOST_ELEMENTS = 2**36
 
 _REPAIR = "repair the model"
 _TENSOR_TYPES = frozenset(helper.get_all_tensor_dtypes())
-_BITS = {t: 4 for t in (TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1)} | {
-    t: 2 for t in (getattr(TensorProto, name, -1) for name in ("INT2", "UINT2"))
+_TYPE_NAMES = {number: TensorProto.DataType.Name(number).lower() for number in _TENSOR_TYPES}
+_BITS = {
+    **dict.fromkeys((TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1), 4),
+    **dict.fromkeys((getattr(TensorProto, name, -1) for name in ("INT2", "UINT2")), 2),  # absent from older onnx
 }
 _MESSAGES = {
     AttributeProto.TENSOR: "t", AttributeProto.GRAPH: "g", AttributeProto.SPARSE_TENSOR: "sparse_tensor",
@@ -49,6 +51,10 @@ def check_model(model: ModelProto) -> None:
     _check_graph(model.graph, set(), versions, local, "model")
     for value in model.graph.input:
         check_input(value)
+    for value in model.graph.output:
+        dtype = value.type.tensor_type.elem_type
+        if dtype not in (TensorProto.UNDEFINED, *_TENSOR_TYPES):
+            raise UserError(f"it has the unknown element type {dtype}", where=f"output {value.name}", action=_REPAIR)
     if not model.graph.output:
         raise UserError("it has no output", where="model", action="export the model with its outputs")
 
@@ -105,6 +111,7 @@ def _check_graph(
 
 
 def _check_names(names: Sequence[str], what: str, where: str) -> None:
+    _check_text(names, where)
     seen: set[str] = set()
     for name in names:
         if not name:
@@ -112,6 +119,13 @@ def _check_names(names: Sequence[str], what: str, where: str) -> None:
         if name in seen:
             raise UserError(f"two {what}s are called {name!r}", where=where, action="give each a name of its own")
         seen.add(name)
+
+
+def _check_text(names: Sequence[str], where: str) -> None:
+    """Refuse names that are no text, which protobuf gives as bytes."""
+    for name in names:
+        if not isinstance(name, str):
+            raise UserError(f"the name {bytes(name)[:40]!r} is not UTF-8", where=where, action=_REPAIR)
 
 
 def _check_nodes(
@@ -122,6 +136,7 @@ def _check_nodes(
     known = set(known)
     for node in nodes:
         where = describe(node)
+        _check_text([node.op_type, node.domain, node.name, *node.input, *node.output], where)
         for name in node.input:
             if name and name not in known:
                 problem = "is used before it is computed (cyclic or unsorted graph)" if name in produced else (
@@ -236,6 +251,8 @@ def check_tensor(tensor: TensorProto, where: str) -> None:
         raise UserError(f"it has the unknown element type {tensor.data_type}", where=where, action=_REPAIR)
     if any(n < 0 for n in tensor.dims):
         raise UserError(f"its shape is {list(tensor.dims)}", where=where, action="make every extent 0 or more")
+    if tensor.HasField("segment"):
+        raise UserError("it is one segment of a tensor", where=where, action="store whole tensors")
     count = elements(tensor.dims)
     check_count(count, tensor.dims, where)
     if tensor.data_location == TensorProto.EXTERNAL:
@@ -287,10 +304,45 @@ def elements(dims: Sequence[int]) -> int:
     return count
 
 
-def check_count(count: int, dims: Sequence[int], where: str) -> None:
-    """Raise `UserError` for a tensor larger than any memory."""
-    if count > MOST_ELEMENTS:
+def check_count(count: int, dims: Sequence[int], where: str, most: int = MOST_ELEMENTS) -> None:
+    """Raise `UserError` for a tensor of more than `most` elements."""
+    if count > most:
         raise UserError(
-            f"a tensor of shape {list(dims)} has {count} elements, at most {MOST_ELEMENTS} are possible", where=where,
+            f"a tensor of shape {list(dims)} has {count} elements, at most {most} are possible", where=where,
             action="check the shapes that are given and the constants they come from",
         )  # fmt: skip
+
+
+def check_types(model: ModelProto, types: Mapping[str, int]) -> None:
+    """Raise `UserError` for element types that do not fit: those of a node's inputs, or what an output is declared as.
+
+    `types` gives the element types of values as far as they are known.
+    """
+    versions = {"": opset_of(model), **{o.domain: int(o.version) for o in model.opset_import if o.domain}}
+    for node in model.graph.node:
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        version = versions.get(domain, 1)
+        if defs.has(node.op_type, version, domain):
+            _check_operands(node, defs.get_schema(node.op_type, version, domain), types)
+    for value in model.graph.output:
+        declared = value.type.tensor_type.elem_type
+        found = types.get(value.name, declared)
+        if declared and declared != found:
+            raise UserError(f"it is declared as {_TYPE_NAMES[declared]}, the model computes {_TYPE_NAMES[found]}",
+                            where=f"output {value.name}", action=_REPAIR)  # fmt: skip
+
+
+def _check_operands(node: NodeProto, schema: defs.OpSchema, types: Mapping[str, int]) -> None:
+    bound: dict[str, str] = {}
+    for place, name in enumerate(node.input):
+        formal = schema.inputs[min(place, len(schema.inputs) - 1)]
+        if name not in types:
+            continue
+        given = f"tensor({_TYPE_NAMES.get(types[name], '')})"
+        if given not in formal.types:
+            offered = ", ".join(sorted(formal.types))
+            raise UserError(f"input {formal.name!r} ({name!r}) is {given}, not one of {offered}",
+                            where=describe(node), action="cast it, or repair the model")  # fmt: skip
+        if "(" not in formal.type_str and formal.is_homogeneous and bound.setdefault(formal.type_str, given) != given:
+            raise UserError(f"input {formal.name!r} ({name!r}) is {given}, the others are {bound[formal.type_str]}",
+                            where=describe(node), action="cast one of them, or repair the model")  # fmt: skip

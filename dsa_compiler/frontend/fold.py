@@ -17,6 +17,7 @@ from dsa_compiler.frontend.check import describe, elements
 from dsa_compiler.frontend.shapes import static_shape
 
 LARGE = 1024  # elements: tensors above it play no part in shape inference
+MOST_FOLLOWED = 2**20  # elements: ONNX's inference follows each element of a vector as if it were an extent
 MOST_FOLDED = 2**26
 """A node whose result has more elements is not folded: the constant would outweigh the work."""
 
@@ -66,17 +67,23 @@ def infer_types(model: ModelProto, strict: bool = False) -> list[ValueInfoProto]
     graph.name = "skeleton"
     graph.node.extend(n for n in model.graph.node)
     graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
+    graph.output.extend(helper.make_value_info(o.name, onnx.TypeProto()) for o in model.graph.output)
     for tensor in model.graph.initializer:
         if int(np.prod(tensor.dims)) <= LARGE:
             graph.initializer.append(tensor)
         else:
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=True, strict_mode=strict).graph
+        values = [*graph.input]
+        if any(node.op_type in _GROWING for node in graph.node):
+            values += onnx.shape_inference.infer_shapes(skeleton).graph.value_info
+        vectors = [static_shape(value) or () for value in values]
+        follow = all(shape[0] <= MOST_FOLLOWED for shape in vectors if len(shape) == 1)
+        inferred = onnx.shape_inference.infer_shapes(skeleton, data_prop=follow, strict_mode=strict).graph
     except (onnx.shape_inference.InferenceError, *REFERENCE_ERRORS) as error:
         raise _inference_error(str(error)) from error
-    return [*inferred.value_info, *inferred.output, *inferred.input]
+    declared = [o for o, found in zip(model.graph.output, inferred.output, strict=True) if not found.HasField("type")]
+    return [*inferred.value_info, *(o for o in inferred.output if o.HasField("type")), *declared, *inferred.input]
 
 
 def _inference_error(text: str) -> UserError:

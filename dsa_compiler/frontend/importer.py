@@ -19,6 +19,7 @@ from dsa_compiler.frontend.fold import infer_types
 from dsa_compiler.frontend.host import convert_host
 from dsa_compiler.frontend.node import Node
 from dsa_compiler.frontend.partition import HOST_DOMAIN, partition
+from dsa_compiler.frontend.shapes import static_shape
 
 NODES = "dsac.nodes"  # attribute of `main`: binding name -> ONNX node name
 INPUTS = "dsac.inputs"  # attribute of `main`: ONNX names of the parameters
@@ -37,9 +38,10 @@ def import_model(model: ModelProto, host: Mapping[str, str] | None = None) -> tv
     check_operators(model.graph)
     reasons = {n.name: f"no converter for {operator_name(n)}" for n in model.graph.node if not is_known(n)}
     reasons |= host or {}
+    shapes = {i.name: list(static_shape(i) or ()) for i in model.graph.input}  # TVM takes an extent of 0 for a symbol
     while True:
         planned = partition(model, reasons)
-        importer = _Importer({}, {}, sanitize=False)
+        importer = _Importer(shapes, {}, sanitize=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             mod = importer.from_onnx(planned.graph, opset_of(model))
@@ -142,7 +144,10 @@ class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         results = list(results) if isinstance(results, list | tuple | relax.Tuple) else [results]
         for result in results:
             _check_static(result, node)
-        return [emit(r) if isinstance(r, relax.Call | relax.TupleGetItem) else self._mark(r, node) for r in results]
+        results = [emit(r) if isinstance(r, relax.Call | relax.TupleGetItem) else self._mark(r, node) for r in results]
+        for result in results:
+            _check_static(result, node)
+        return results
 
     def _mark(self, expr: Any, node: NodeProto) -> Any:
         if isinstance(expr, relax.Var):

@@ -7,13 +7,21 @@ from collections.abc import Mapping, Sequence
 from onnx import ModelProto, inliner
 
 from dsa_compiler.errors import UserError
-from dsa_compiler.frontend.check import check_count, check_model, describe, elements, opset_of
+from dsa_compiler.frontend.check import (
+    MOST_ELEMENTS,
+    check_count,
+    check_model,
+    check_types,
+    describe,
+    elements,
+    opset_of,
+)
 from dsa_compiler.frontend.control import is_choice, join_branches, resolve_control, take_branch
 from dsa_compiler.frontend.converters import has_body, is_known
-from dsa_compiler.frontend.fold import fold_constants, infer_shapes
+from dsa_compiler.frontend.fold import MOST_FOLDED, fold_constants, infer_shapes, infer_types
 from dsa_compiler.frontend.inline import inline_functions
 from dsa_compiler.frontend.read import Source, make_dense, read_model
-from dsa_compiler.frontend.shapes import bind_shapes
+from dsa_compiler.frontend.shapes import bind_shapes, static_shape
 from dsa_compiler.frontend.simplify import name_nodes, remove_identities, remove_unused
 
 Shapes = Mapping[str, Sequence[int]]
@@ -44,16 +52,22 @@ def load_model(source: Source, shapes: Shapes | None = None, batch: int | None =
     model = _with_bodies(model)
     _resolve(model)
     model = _without_computed_branches(model)
-    check_sizes(model)
+    _check_values(model)
     return model
 
 
-def check_sizes(model: ModelProto) -> None:
-    """Raise `UserError` for a node that computes a tensor larger than any memory."""
-    shapes = infer_shapes(model)
+def _check_values(model: ModelProto) -> None:
+    """Raise `UserError` for a node whose operands have the wrong types or whose result no memory holds."""
+    values = [v for v in infer_types(model) if v.type.HasField("tensor_type")]
+    types = {v.name: v.type.tensor_type.elem_type for v in values if v.type.tensor_type.elem_type}
+    check_types(model, {**types, **{t.name: t.data_type for t in model.graph.initializer}})
+    shapes = {v.name: static_shape(v) or () for v in values}
+    constants = {t.name for t in model.graph.initializer}
     for node in model.graph.node:
+        fixed = constants.issuperset(name for name in node.input if name)
         for name in node.output:
-            check_count(elements(shapes.get(name, ())), shapes.get(name, ()), describe(node))
+            shape = shapes.get(name, ())
+            check_count(elements(shape), shape, describe(node), MOST_FOLDED if fixed else MOST_ELEMENTS)
 
 
 def _with_bodies(model: ModelProto) -> ModelProto:

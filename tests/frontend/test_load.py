@@ -7,6 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dsa_compiler.errors import UserError
 from dsa_compiler.frontend import import_model, load_model
+from dsa_compiler.frontend.shapes import shape_defaults
 
 
 def node(op, inputs, outputs, **attrs):
@@ -90,7 +91,9 @@ def test_shapes_and_batch():
 @pytest.mark.parametrize(
     ("dims", "options", "message"),
     [
-        (["N", "L"], {}, r"\[input x\] dimension 1 \(L\) has no value; give --shape x=... with every extent"),
+        (["N", "C", 4, 4], {}, r"\[input x\] dimension 1, the channels, has no value; give --shape x=\.\.\. with"),
+        ([2, 2**31], {}, r"\[input x\] shape \[2, 2147483648\] has an extent above 2147483647; give smaller extents"),
+        ([2**20, 2**20], {}, r"\[input x\] a tensor of shape \[1048576, 1048576\] has 1099511627776 elements, "),
         ([2, 3], {"shapes": {"z": [1]}}, r"no such input: \['z'\]; the inputs are \['x'\]"),
         ([2, 3], {"shapes": {"x": [2]}}, r"shape \[2\] has rank 1, the model 2; give one extent for each dimension"),
         ([2, 3], {"shapes": {"x": [2, 4]}}, r"contradicts the model's \[2, 3\]; change only symbolic dimensions"),
@@ -101,6 +104,16 @@ def test_shapes_and_batch():
 def test_bad_shapes(dims, options, message):
     with pytest.raises(UserError, match=message):
         load_model(model_of(RELU, dims=dims), **options)
+
+
+def test_symbols_have_defaults_that_are_told():
+    model = load_model(model_of(RELU, dims=["N", 3, "H", "W"]), batch=2)
+    assert input_shape(model) == [2, 3, 224, 224]
+    assert shape_defaults(model) == ["input x: dimensions 2 (H), 3 (W) by default: --shape x=2,3,224,224"]
+    model = load_model(model_of(RELU, dims=["N", None]))
+    assert input_shape(model) == [1, 128]
+    assert shape_defaults(model) == ["input x: dimension 1 by default: --shape x=1,128"]
+    assert shape_defaults(load_model(model_of(RELU, dims=["N", 3]))) == []
 
 
 def test_unknown_rank():
@@ -159,36 +172,6 @@ def test_shapes_that_do_not_fit():
     message = r"shapes do not fit|\[MatMul MatMul_y\] cannot be converted: .*check its inputs"
     with pytest.raises(UserError, match=message):
         import_model(load_model(model_of([node("MatMul", ["x", "w"], "y")], constants=constants)))
-
-
-def external(tmp_path, location):
-    model = model_of([node("Add", ["x", "w"], "y")], constants={"w": np.arange(3, dtype=np.float32)})
-    tensor = model.graph.initializer[0]
-    raw = tensor.raw_data
-    tensor.ClearField("raw_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value=location)
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "w.bin").write_bytes(raw)
-    (tmp_path / "w.bin").write_bytes(raw)
-    path = tmp_path / "folder" / "m.onnx"
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
-def test_external_data_beside_the_model(tmp_path):
-    model = load_model(external(tmp_path, "w.bin"))
-    np.testing.assert_array_equal(numpy_helper.to_array(model.graph.initializer[0]), [0, 1, 2])
-
-
-def test_external_data_elsewhere(tmp_path):
-    with pytest.raises(UserError, match=r"lies outside the model's folder: '\.\./w\.bin'; move it beside the model"):
-        load_model(external(tmp_path, "../w.bin"))
-
-
-def test_external_data_missing(tmp_path):
-    with pytest.raises(UserError, match=r"is missing: 'v\.bin'; put the file beside the model"):
-        load_model(external(tmp_path, "v.bin"))
 
 
 def test_unsupported_operators_are_listed_together():
