@@ -69,7 +69,7 @@ TRUE = {"c": np.array(True), "n": np.array(2)}
          r"\[And And_y\] input 'A' \('x'\) is tensor\(float\), not one of tensor\(bool\); cast it, or repair"),
         (model_of(node("ConstantOfShape", ["s"], "c"), node("Add", ["x", "c"], "y"),
                   constants={"s": np.array([2**20, 2**20, 3])}),
-         r"\[ConstantOfShape .*\] a tensor of shape \[1048576, 1048576, 3\] has 3298534883328 elements, at most 67108864"),
+         r"\[ConstantOfShape .*\] a tensor of shape \[1048576, 1048576, 3\] has 3298534883328 elements, at most"),
         (model_of(node("Reshape", ["w", "s"], "r"), node("Add", ["x", "r"], "y"), constants={
             **ONES, "s": np.array([2, 2])}),
          r"\[Reshape Reshape_r\] constants do not compute: .*; check the node and its inputs"),
