@@ -11,6 +11,7 @@ before it in the queue with no greater latency.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numba
@@ -25,6 +26,9 @@ DMA_CLASSES = (0, 1, 6, 7)
 _SCALAR = 5
 
 QUEUE_OF_CLASS = np.array([0, 1, 2, 3, 4, 5, 0, 1], np.int64)
+
+
+_inner = numba.njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,16 @@ class CoreStream:
     block: np.ndarray
     collect: np.ndarray | None = None
     gate: np.ndarray | None = None
+
+    def digest(self) -> bytes:
+        """What the edges depend on, as a key: cores that do the same work have the same edges."""
+        tracked = self.memory >= 0
+        masked = (np.where(tracked, self.address, 0), *(a * tracked[:, None] for a in (self.extents, self.strides)))
+        tables = (self.klass, self.first, self.memory, *masked, self.item, self.written, self.collect, self.gate)
+        key = hashlib.blake2b(digest_size=16)
+        for table in tables:
+            key.update(b"|" if table is None else np.ascontiguousarray(table).data)
+        return key.digest()
 
 
 @dataclass(frozen=True)
@@ -76,9 +90,10 @@ def find_edges(stream: CoreStream) -> Edges:
 @numba.njit(cache=True)
 def _find(klass, first, memory, address, extents, strides, item, written, base, block, queue_of, collect, gate):  # type: ignore[no-untyped-def]
     entries = klass.shape[0]
-    total = base[-1]
-    writer = np.full(total, -1, np.int32)
-    reader = np.full((total, 8), -1, np.int32)
+    segment = _segments(memory, address, extents, strides, item, base, block)
+    segments = segment[-1] + 1
+    writer = np.full(segments, -1, np.int32)
+    reader = np.full((segments, 8), -1, np.int32)
     known = np.full((entries, 8), -1, np.int32)
     clock = np.full((6, 8), -1, np.int32)
     need = np.empty(8, np.int32)
@@ -89,7 +104,10 @@ def _find(klass, first, memory, address, extents, strides, item, written, base, 
     edges = 0
     for e in range(entries):
         need[:] = -1
-        _collect(e, klass, first, memory, address, extents, strides, item, written, base, block, writer, reader, need)
+        _collect(
+            e, klass, first, memory, address, extents, strides, item, written, base, block, segment, writer, reader,
+            need,
+        )
         queue = queue_of[klass[e]]
         known[e] = clock[queue]
         if collect[e]:
@@ -115,14 +133,14 @@ def _find(klass, first, memory, address, extents, strides, item, written, base, 
     return producers[:edges].copy(), consumers[:edges].copy(), known
 
 
-@numba.njit(cache=True)
+@_inner
 def _grown(array, capacity):  # type: ignore[no-untyped-def]
     result = np.empty(capacity, array.dtype)
     result[: array.shape[0]] = array
     return result
 
 
-@numba.njit(cache=True)
+@_inner
 def _latest_unknown(need, known, queue, queue_of, all_known):  # type: ignore[no-untyped-def]
     """The producer to wait for next: one that implies as many of the others as possible, or -1."""
     best, best_count = -1, -1
@@ -138,7 +156,7 @@ def _latest_unknown(need, known, queue, queue_of, all_known):  # type: ignore[no
     return best
 
 
-@numba.njit(cache=True)
+@_inner
 def _learn(known, producer, klass, all_known):  # type: ignore[no-untyped-def]
     """Completion of `producer` proves what it knew, itself, and its queue's earlier entries of less latency."""
     for c in range(8):
@@ -151,32 +169,59 @@ def _learn(known, producer, klass, all_known):  # type: ignore[no-untyped-def]
         known[6 + k] = producer
 
 
-@numba.njit(cache=True)
-def _collect(e, klass, first, memory, address, extents, strides, item, written, base, block, writer, reader, need):  # type: ignore[no-untyped-def]
-    """Needs of entry e over all blocks that it touches; then mark its own accesses."""
+@_inner
+def _rows(o, memory, extents, strides, item, block):  # type: ignore[no-untyped-def]
+    """Planes, rows and bytes of a row of operand o; rows that lie close together count as one."""
+    row_bytes = (extents[o, 2] - 1) * strides[o, 2] + item[o]
+    rows = extents[o, 1]
+    if 0 < strides[o, 1] <= row_bytes + block[memory[o]]:
+        return extents[o, 0], 1, (rows - 1) * strides[o, 1] + row_bytes
+    return extents[o, 0], rows, row_bytes
+
+
+@_inner
+def _segments(memory, address, extents, strides, item, base, block):  # type: ignore[no-untyped-def]
+    """The number of the segment of each block: blocks between which no row begins or ends are one.
+
+    What holds of one block of a segment holds of all, so that long rows cost no more than short ones.
+    """
+    cut = np.zeros(base[-1] + 1, np.bool_)
+    for o in range(memory.shape[0]):
+        m = memory[o]
+        if m < 0:
+            continue
+        planes, rows, row_bytes = _rows(o, memory, extents, strides, item, block)
+        for i in range(planes):
+            for j in range(rows):
+                start = address[o] + i * strides[o, 0] + j * strides[o, 1]
+                cut[base[m] + start // block[m]] = True
+                cut[base[m] + (start + row_bytes - 1) // block[m] + 1] = True
+    return np.cumsum(cut)
+
+
+@_inner
+def _collect(
+    e, klass, first, memory, address, extents, strides, item, written, base, block, segment, writer, reader, need
+):  # type: ignore[no-untyped-def]
+    """Needs of entry e over all segments that it touches; then mark its own accesses."""
     for marking in range(2):
         for o in range(first[e], first[e + 1]):
             m = memory[o]
             if m < 0:
                 continue
-            row_bytes = (extents[o, 2] - 1) * strides[o, 2] + item[o]
-            inner_dense = strides[o, 1] <= row_bytes + block[m] and strides[o, 1] > 0
-            rows = extents[o, 1]
-            if inner_dense:
-                row_bytes = (rows - 1) * strides[o, 1] + row_bytes
-                rows = 1
-            for i in range(extents[o, 0]):
+            planes, rows, row_bytes = _rows(o, memory, extents, strides, item, block)
+            for i in range(planes):
                 for j in range(rows):
                     start = address[o] + i * strides[o, 0] + j * strides[o, 1]
-                    low = base[m] + start // block[m]
-                    high = base[m] + (start + row_bytes - 1) // block[m]
+                    low = segment[base[m] + start // block[m]]
+                    high = segment[base[m] + (start + row_bytes - 1) // block[m]]
                     if marking == 0:
                         _needs(low, high, written[o], writer, reader, klass, need)
                     else:
                         _mark(low, high, written[o], writer, reader, klass[e], e)
 
 
-@numba.njit(cache=True)
+@_inner
 def _needs(low, high, is_written, writer, reader, klass, need):  # type: ignore[no-untyped-def]
     last = -1
     for b in range(low, high + 1):
@@ -192,7 +237,7 @@ def _needs(low, high, is_written, writer, reader, klass, need):  # type: ignore[
                     need[c] = reader[b, c]
 
 
-@numba.njit(cache=True)
+@_inner
 def _mark(low, high, is_written, writer, reader, k, e):  # type: ignore[no-untyped-def]
     for b in range(low, high + 1):
         if is_written:

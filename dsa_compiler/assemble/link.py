@@ -75,13 +75,17 @@ def _synchronise(entries: np.ndarray, rows: Rows, gate: np.ndarray, target: Targ
     collect = collects(entries)
     sets: list[tuple[np.ndarray, FlagUses]] = []
     waits: list[tuple[np.ndarray, FlagUses]] = []
+    known: dict[bytes, tuple[FlagUses, FlagUses]] = {}
     place = entries["chip_core"].astype(np.int64) * (int(entries["segment"].max()) + 1) + entries["segment"]
     bounds = np.flatnonzero(np.diff(place, prepend=-1, append=-1))
     for low, high in itertools.pairwise(bounds):
         mine = slice(low, high)
         own = np.where(gate[mine] >= 0, gate[mine] - low, -1)
         stream = _core_stream(entries[mine], klass[mine], rows.operands, shadow, collect[mine], own, target)
-        core_sets, core_waits = assign_flags(klass[mine], find_edges(stream), target.sync.flags)
+        key = stream.digest()
+        if key not in known:
+            known[key] = assign_flags(klass[mine], find_edges(stream), target.sync.flags)
+        core_sets, core_waits = known[key]
         sets.append((core_sets.entry + low, core_sets))
         waits.append((core_waits.entry + low, core_waits))
     return _finish(entries, rows.operands, waits, sets, attrs)
@@ -128,14 +132,10 @@ def _core_stream(
 
 def _right_aligned(operands: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Extents and strides with the innermost dimension last, whatever the rank."""
-    extents, strides = operands["extents"].copy(), operands["strides"].copy()
-    for rank in (1, 2):
-        rows = operands["rank"] == rank
-        extents[rows] = np.roll(operands["extents"][rows], 3 - rank, axis=1)
-        strides[rows] = np.roll(operands["strides"][rows], 3 - rank, axis=1)
-        extents[rows, : 3 - rank] = 1
-        strides[rows, : 3 - rank] = 0
-    return extents, strides
+    place = np.arange(3) - 3 + operands["rank"].astype(np.int64)[:, None]  # negative where there is no dimension
+    extents = np.take_along_axis(operands["extents"], np.maximum(place, 0), axis=1)
+    strides = np.take_along_axis(operands["strides"], np.maximum(place, 0), axis=1)
+    return np.where(place < 0, 1, extents), np.where(place < 0, 0, strides)
 
 
 def _flag_rows(uses: list[tuple[np.ndarray, FlagUses]]) -> tuple[np.ndarray, np.ndarray]:

@@ -19,9 +19,10 @@ def check_overlap(program: Tables) -> None:
     target_row = np.full(len(entries), -1, np.int64)
     target_row[owner[written]] = rows[written]
     source, owner = rows[~written], owner[~written]
-    source, owner = source[target_row[owner] >= 0], owner[target_row[owner] >= 0]
-    result = target_row[owner]
-    near = (table["scope"][source] == table["scope"][result]) & ~_identical(table[source], table[result])
+    result, scope = target_row[owner], table["scope"]
+    meets = (result >= 0) & (scope[source] == scope[result])
+    source, owner, result = source[meets], owner[meets], result[meets]
+    near = ~_identical(table[source], table[result])
     start, other = table["address"][source], table["address"][result]
     stop, other_stop = start + spans(table[source]), other + spans(table[result])
     near &= (start < other_stop) & (other < stop)

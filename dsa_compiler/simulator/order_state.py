@@ -236,21 +236,24 @@ def _pages(accesses: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     Operands of wide strides make pages larger, so that they do not lie on too many.
     """
-    memories = int(accesses["memory"].max(initial=0)) + 1
+    memory, low, high = accesses["memory"].astype(np.int64), accesses["low"].copy(), accesses["high"].copy()
+    memories = int(memory.max(initial=0)) + 1
     shift = np.full(memories, 12, np.int64)
     count = np.zeros(memories, np.int64)
-    for memory in np.unique(accesses["memory"]):
-        there = accesses[accesses["memory"] == memory]
-        spans = there["high"] - there["low"]
-        usual = max(int(np.median(spans)), int(spans.mean()) // _PAGES_OF_MEAN)
-        shift[memory] = min(20, max(8, usual.bit_length()))
-        count[memory] = (int(there["high"].max()) >> int(shift[memory])) + 1
+    order = np.argsort(memory, kind="stable")
+    spans, ends = (high - low)[order], high[order]
+    bounds = np.searchsorted(memory[order], np.arange(memories + 1))
+    for m in np.flatnonzero(np.diff(bounds)):
+        there = slice(bounds[m], bounds[m + 1])
+        usual = max(int(np.median(spans[there])), int(spans[there].mean()) // _PAGES_OF_MEAN)
+        shift[m] = min(20, max(8, usual.bit_length()))
+        count[m] = (int(ends[there].max()) >> int(shift[m])) + 1
     first = np.concatenate([[0], np.cumsum(count)]).astype(np.int64)
-    marks = np.zeros(int(first[-1]) + 1, np.int64)
-    writes = accesses[accesses["writes"] != 0]
-    base, bits = first[writes["memory"]], shift[writes["memory"]]
-    np.add.at(marks, base + (writes["low"] >> bits), 1)
-    np.add.at(marks, base + ((writes["high"] - 1) >> bits) + 1, -1)
+    writes = accesses["writes"] != 0
+    base, bits = first[memory[writes]], shift[memory[writes]]
+    size = int(first[-1]) + 1
+    marks = np.bincount(base + (low[writes] >> bits), minlength=size)
+    marks -= np.bincount(base + ((high[writes] - 1) >> bits) + 1, minlength=size)
     return first, shift, (np.cumsum(marks) > 0).astype(np.uint8)
 
 

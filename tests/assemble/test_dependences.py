@@ -285,3 +285,15 @@ def test_no_edge_is_implied_by_the_others(entries: list[Entry]) -> None:
     for edge in found:
         others = [other for other in found if other != edge]
         assert edge[0] not in completed_before(entries, others)[edge[1]]
+
+
+def test_streams_of_equal_work_have_one_digest() -> None:
+    entries = [(LOAD, [write(0, memory=0)]), (VECTOR, [read(0)])]
+    assert stream(entries).digest() == stream(entries).digest()
+    assert stream(entries).digest() != stream([(LOAD, [write(64)]), (VECTOR, [read(0)])]).digest()
+    assert stream(entries).digest() != stream([(LOAD, [write(0)]), (STORE, [read(0)])]).digest()
+
+
+def test_a_digest_ignores_where_untracked_operands_lie() -> None:
+    first, second = (stream([(LOAD, [read(a, memory=-1), write(0)])]) for a in (256, 512))
+    assert first.digest() == second.digest()
