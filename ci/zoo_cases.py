@@ -78,7 +78,8 @@ def randomize_weights(model: ModelProto, seed: int = 0) -> None:
     for name, shape in {**filled, **constant}.items():
         if name in roles and (value := _random(random, *roles[name], shape)) is not None:
             _set_initializer(model, name, value)
-    for node in [n for n in model.graph.node if n.op_type == "ConstantOfShape" and n.output[0] in filled]:
+    given = {t.name for t in model.graph.initializer}
+    for node in [n for n in model.graph.node if n.op_type == "ConstantOfShape" and n.output[0] in given]:
         model.graph.node.remove(node)
 
 
@@ -94,6 +95,8 @@ def _random(random: np.random.Generator, node: Any, place: int, shape: tuple[int
     if node.op_type == "BatchNormalization" and place:
         low, high = ((0.5, 1.5), (-0.02, 0.02), (-0.02, 0.02), (0.5, 1.5))[place - 1]
         return random.uniform(low, high, shape).astype(np.float32)
+    if node.op_type == "Reshape" and place == 0 and len(shape) > 1:
+        return (random.standard_normal(shape) * np.sqrt(1 / shape[-1])).astype(np.float32)
     if node.op_type in ("Conv", "Gemm", "MatMul") and place == 1:
         return _weights(random, node, shape)
     if node.op_type in ("Conv", "Gemm") and place == 2:

@@ -88,6 +88,9 @@ def _power(graph: Graph, node: NodeProto, found: OperatorClass) -> ElementWork:
 
 
 def _linear(graph: Graph, node: NodeProto, found: OperatorClass) -> ElementWork:
+    """Sums and casts; a cast to the dtype that its operand has is nothing."""
+    if node.op_type in ("Cast", "CastLike") and graph.dtype(node.input[0]) == graph.dtype(node.output[0]):
+        return ElementWork(NONE, NONE)
     repeats = len(node.input) - 1 if node.op_type in ("Sum", "Mean") and len(node.input) > 1 else 1
     return _denominator({found.cost: graph.elements(node.output[0]) * repeats})
 

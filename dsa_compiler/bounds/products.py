@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+import numpy as np
 from onnx import NodeProto
 
 from dsa_compiler.bounds.dtypes import FLOATS, compiled_dtype
@@ -61,7 +62,27 @@ def _convolution(graph: Graph, node: NodeProto) -> int:
 
 
 def _transposed_convolution(graph: Graph, node: NodeProto) -> int:
-    return graph.elements(node.input[0]) * math.prod(graph.shape(node.input[1])[1:])
+    """Products of an element and a tap that reach the result; padding crops the others."""
+    data, weights, result = (graph.shape(name) for name in (*node.input[:2], node.output[0]))
+    rank = len(data) - 2
+    strides, dilations = (list(attribute(node, name, None) or [1] * rank) for name in ("strides", "dilations"))
+    count = data[0] * data[1] * weights[1]
+    for axis in range(rank):
+        begin = _cropped(node, axis, data[2 + axis], weights[2 + axis], result[2 + axis], strides, dilations)
+        places = np.arange(data[2 + axis])[:, None] * strides[axis] + np.arange(weights[2 + axis]) * dilations[axis]
+        count *= int(np.count_nonzero((places >= begin) & (places < begin + result[2 + axis])))
+    return count
+
+
+def _cropped(
+    node: NodeProto, axis: int, extent: int, taps: int, result: int, strides: list[int], dilations: list[int]
+) -> int:
+    """Places before the first of the result along one spatial axis of a transposed convolution."""
+    pads = attribute(node, "pads", None)
+    if pads and not attribute(node, "output_shape", None):
+        return int(pads[axis])
+    total = strides[axis] * (extent - 1) + (taps - 1) * dilations[axis] + 1 - result
+    return max(0, total // 2)
 
 
 def _matmul(graph: Graph, node: NodeProto) -> int:

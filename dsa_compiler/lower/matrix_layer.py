@@ -164,7 +164,9 @@ def _bias(layer: Layer, graph: LayerGraph, form: _Form) -> tuple[np.ndarray | No
         return None, layer.master
     row = materialize(replace(view, shape=(view.shape[-1],), strides=view.strides[-1:]), tensor)
     row = row.astype(np.dtype(form.problem.accumulator))
-    groups = form.problem.batches if layer.kind == "conv2d" and form.problem.lines is None else 1
+    groups = form.problem.batches if form.problem.lines is None else 1
+    if layer.kind == "matmul":  # every batch has the same bias
+        return np.repeat(row.reshape(1, -1), groups, axis=0), following
     return row.reshape(groups, -1), following
 
 

@@ -157,6 +157,11 @@ PRODUCTS: list[tuple[str, dict[str, np.ndarray], int]] = [
         {"w": f32(8, 6, 3, 3)},
         200 * 54,
     ),
+    (
+        "(float[1,8,5,1] x) => (float[1,6,1,1] y) { y = ConvTranspose<pads=[3,0,3,0]>(x, w) }",
+        {"w": f32(8, 6, 3, 1)},
+        8 * 6 * 3,  # all but three products are cropped
+    ),
     ("(float[7,5] x) => (float[5,3] y) { y = Gemm<transA=1>(x, w) }", {"w": f32(7, 3)}, 7 * 5 * 3),
     ("(float[4,7,5] x) => (float[4,7,3] y) { y = MatMul(x, w) }", {"w": f32(5, 3)}, 4 * 7 * 5 * 3),
     ("(float[5] x) => (float[3] y) { y = MatMul(x, w) }", {"w": f32(5, 3)}, 15),

@@ -342,6 +342,17 @@ def test_constant_right_of_many_batches() -> None:
     )
 
 
+def test_bias_of_batches_that_do_not_join() -> None:
+    """The batch is contiguous and the depth is not: no view has all rows in one dimension."""
+    network = Network()
+    x, w, bias = network.source("x", (24, 9)), network.given("w", (24, 19)), network.given("c", (19,))
+    turned = View("x", (9, 1, 24), ((0, 1), (1, 0), (1, 0)))
+    row = repeated(bias, (9, 1, 19))
+    y = network.result("y", (9, 1, 19))
+    calls = [call("matmul", (0, 1), y.shape), call("add", ("%0", 2), y.shape)]
+    check_layer(network, layer("matmul", calls, [turned, w, row], y), part("four"))
+
+
 def test_vector_times_matrix() -> None:
     network = Network()
     check_layer(

@@ -157,19 +157,47 @@ def _pad(node: Node) -> Any:
 
 
 def _pad_by_copies(node: Node, x: Any, widths: list[int], mode: str) -> Any:
-    """Emit reflect, edge or wrap padding as concatenations of rows of the input."""
+    """Emit reflect, edge or wrap padding as concatenations of parts of the input, back to front or repeated."""
+    if mode not in ("reflect", "edge", "wrap"):
+        raise node.error(f"mode {mode}")
     for axis in range(len(widths) // 2):
         before, after = widths[2 * axis], widths[2 * axis + 1]
         extent = shape_of(x)[axis]
-        numpy_mode = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}.get(mode)
-        if numpy_mode is None:
-            raise node.error(f"mode {mode}")
-        places = np.pad(np.arange(extent), (before, after), mode=numpy_mode)  # type: ignore[call-overload]
-        edges = [*places[:before], *places[before + extent :]]
-        rows = {int(p): take_range(node, x, axis, int(p), int(p) + 1) for p in dict.fromkeys(edges)}
-        parts = [rows[int(p)] for p in places[:before]] + [x] + [rows[int(p)] for p in places[before + extent :]]
+        places = np.pad(np.arange(extent), (before, after), mode=mode)  # type: ignore[call-overload]
+        edges = [[_places(node, x, axis, r) for r in _runs(p)] for p in (places[:before], places[before + extent :])]
+        parts = [*edges[0], x, *edges[1]]
         x = node.emit(op.concat(parts, axis)) if len(parts) > 1 else x
     return x
+
+
+def _runs(places: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """Split places into runs that ascend by one, descend by one or repeat."""
+    runs, begin = [], 0
+    while begin < len(places):
+        end, step = begin + 1, None
+        while end < len(places) and (step is None or places[end] - places[end - 1] == step):
+            if step is None and abs(int(places[end] - places[begin])) > 1:
+                break
+            step = int(places[end] - places[end - 1])
+            end += 1
+        if end < len(places) and end - begin == 2 and int(places[end] - places[end - 1]) == 1 and step != 1:
+            end -= 1  # the second place belongs to the run after it
+        runs.append(places[begin:end])
+        begin = end
+    return runs
+
+
+def _places(node: Node, x: Any, axis: int, places: npt.NDArray[Any]) -> Any:
+    """Emit the elements of a run of places along `axis`."""
+    low, high, count = int(places.min()), int(places.max()), len(places)
+    part = take_range(node, x, axis, low, high + 1)
+    if count == 1 or places[0] < places[1]:
+        return part
+    if places[0] > places[1]:
+        return node.emit(op.flip(part, axis))
+    shape = list(shape_of(part))
+    shape[axis] = count
+    return node.emit(op.broadcast_to(part, shape))
 
 
 def _tile(node: Node) -> Any:
