@@ -83,8 +83,13 @@ def view_parameter(place: Reach, view: View, graph: LayerGraph) -> Parameter:
 
 
 def simplify_views(views: Sequence[View], out: View, graph: LayerGraph, target: Target) -> tuple[list[View], View]:
-    """The same elements with as few dimensions as possible: neighbours that every view walks as one are joined."""
+    """The same elements with as few dimensions as possible: neighbours that every view walks as one are joined.
+
+    A single element has one dimension.
+    """
     everything = [_flat(v, graph.tensors[v.tensor], target) for v in (*views, out)]
+    if not out.shape:
+        everything = [replace(v, shape=(1,), strides=((0, 0),)) for v in everything]
     dim = 0
     while dim + 1 < len(everything[-1].shape):
         joined = [join_dimensions(v, dim) for v in everything]

@@ -336,7 +336,7 @@ def _part(number: Expr, count: int) -> tuple[Expr, Expr]:
 def lowest(dtype: str) -> float:
     """The least finite value of a dtype: the neutral element of max."""
     limits = {"float16": -65504.0, "float32": -3.4028234663852886e38, "bfloat16": -3.3895313892515355e38,
-              "int8": -128, "uint8": 0, "int32": -(2**31)}  # fmt: skip
+              "int8": -128, "uint8": 0, "int16": -32768, "int32": -(2**31)}  # fmt: skip
     return limits[dtype]
 
 
