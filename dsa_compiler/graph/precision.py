@@ -1,8 +1,9 @@
 """Precision: every float tensor inside the model becomes float16 or float32; inputs and outputs keep their dtype.
 
 Casts stand at the inputs and outputs only. Constants beyond the range of float16 (masks of -1e9) become its limits.
-What leads from int32 sums to their scaled value, and what leads to a quantised value, stays in float32: float16 holds
-neither the sums nor the fractions that rounding decides on.
+What leads from int32 sums to their scaled value, and what leads to quantised values alone, stays in float32 up to the
+next product: float16 holds neither the sums nor the fractions that rounding decides on. So do integers on their way to
+a float32 result.
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ from dsa_compiler.operators.table import is_elementwise
 
 Precision = Literal["float32", "float16"]
 _FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
+_CARRYING = frozenset(
+    {
+        "nn.max_pool2d", "nn.avg_pool2d", "nn.softmax", "mean", "sum", "max", "min", "reshape", "permute_dims", "concat",
+        "strided_slice", "squeeze", "expand_dims", "broadcast_to", "flip", "take",
+    }
+)  # fmt: skip
+"""Operators that are not elementwise and stay in float32 where all that reads them does."""
+
 op = relax.op
 
 
@@ -71,11 +80,15 @@ class _SetPrecision(Rewriter):
         return self.emit(op.astype(expr, dtype), node)
 
     def _in_float32(self, call: relax.Call) -> Any:
-        """Return an elementwise call on operands in float32."""
+        """Return a call on operands in float32."""
         if op_name(call) == "astype":
             return op.astype(call.args[0], "float32")
-        args = [self._back(a, "float32") if _is_float(a) else a for a in call.args]
-        return relax.Call(call.op, args, call.attrs, call.ty_args)
+        return relax.Call(call.op, [self._wide(a) for a in call.args], call.attrs, call.ty_args)
+
+    def _wide(self, arg: Any) -> Any:
+        if isinstance(arg, relax.Tuple):
+            return relax.Tuple([self._wide(f) for f in arg.fields])
+        return self._back(arg, "float32") if _is_float(arg) else arg
 
     def _operand(self, arg: Any) -> Any:
         if isinstance(arg, relax.Tuple):
@@ -94,21 +107,64 @@ class _SetPrecision(Rewriter):
 
 
 def exact_values(main: relax.Function) -> set[Any]:
-    """Return the float variables that lead from int32 sums to a product, or that lead to 8-bit integers alone."""
+    """Return the float variables that lead from int32 sums to a product, and those that lead to 8-bit integers alone,
+    with the comparisons that read them.
+
+    Of what is returned, that which depends on integers with no product in between.
+    """
     bindings = [b for b in bindings_of(main) if isinstance(b.value, relax.Call)]
     exact = _unscaled(bindings)
     users: dict[Any, list[Any]] = {}
-    for b in bindings:
-        for operand in operands(b.value):
-            if isinstance(operand, relax.Var):
-                users.setdefault(operand, []).append(b)
-    returned = {v for v in operands(main.body.body) if isinstance(v, relax.Var)}
+    for b in bindings_of(main):
+        for operand in _variables(b.value):
+            users.setdefault(operand, []).append(b)
+    returned = _returned(main)
+    whole, passing = _of_integers(bindings), returned - {b.var for b in bindings}
     for b in reversed(bindings):
-        if is_elementwise(op_name(b.value)) and dtype_of(b.var) in _FLOATS and b.var in users:
-            reads = [u.var in exact or _quantises(u.value) for u in users[b.var]]
-            if all(reads) and b.var not in returned:
-                exact.add(b.var)
-    return exact
+        if not _carries(b) or (b.var in returned and b.var not in whole) or b.var not in users.keys() | returned:
+            continue
+        readers = [u for u in users.get(b.var, ()) if not _compares(u) and u.var not in passing]
+        if all(u.var in exact or _quantises(u.value) for u in readers) and (readers or b.var in returned):
+            exact.add(b.var)
+    return exact | {b.var for b in bindings if _compares(b) and any(a in exact for a in _variables(b.value))}
+
+
+def _variables(expr: Any) -> list[Any]:
+    return [v for v in operands(expr) if isinstance(v, relax.Var)]
+
+
+def _returned(main: relax.Function) -> set[Any]:
+    """Return the variables that are results, and those that only stand for results or tuples of them."""
+    found = set(_variables(main.body.body))
+    for b in reversed(list(bindings_of(main))):
+        if b.var in found and not isinstance(b.value, relax.Call):
+            found |= set(_variables(b.value))
+    return found
+
+
+def _compares(binding: Any) -> bool:
+    """Whether a binding is a truth value, which does not tell how precise its operands have to be."""
+    return isinstance(binding.var.ty, relax.TensorType) and dtype_of(binding.var) == "bool"
+
+
+def _carries(binding: Any) -> bool:
+    """Whether a binding is a float that is worth computing in float32 for the sake of what reads it."""
+    if not isinstance(binding.var.ty, relax.TensorType) or dtype_of(binding.var) not in _FLOATS:
+        return False
+    name = op_name(binding.value)
+    return is_elementwise(name) or name in _CARRYING
+
+
+def _of_integers(bindings: list[Any]) -> set[Any]:
+    """Return the floats that depend on 8- or 32-bit integers with no product in between."""
+    found: set[Any] = set()
+    for b in bindings:
+        if not _carries(b):
+            continue
+        sources = [a for a in _variables(b.value) if isinstance(a.ty, relax.TensorType)]
+        if any(a in found or dtype_of(a) in ("int8", "uint8", "int32") for a in sources):
+            found.add(b.var)
+    return found
 
 
 def _unscaled(bindings: list[Any]) -> set[Any]:
@@ -131,7 +187,8 @@ def _is_float(expr: Any) -> bool:
 
 
 def _quantises(call: relax.Call) -> bool:
-    return op_name(call) == "astype" and str(call.attrs.dtype) in ("int8", "uint8")
+    """Whether a binding's value is a cast to 8-bit integers."""
+    return isinstance(call, relax.Call) and op_name(call) == "astype" and str(call.attrs.dtype) in ("int8", "uint8")
 
 
 def _clipped(value: Any, dtype: np.dtype[Any]) -> Any:

@@ -216,3 +216,41 @@ def test_host_step_of_strange_scales():
     step = next(layer for layer in graph.layers if layer.kind == "host")
     assert step.calls[0].attrs["reason"] == "zero points of data along an axis"
     assert onnx.load_model_from_string(step.calls[0].attrs["model"]).graph.node[0].op_type == "QLinearMatMul"
+
+
+def dtypes(graph):
+    return {c.dtype for layer in graph.layers for c in layer.calls}
+
+
+@pytest.mark.parametrize(
+    ("op", "attrs"),
+    [("Softmax", {"axis": 1}), ("AveragePool", {"kernel_shape": [2, 2]}), ("GlobalAveragePool", {}), ("Exp", {})],
+)
+def test_what_leads_to_quantised_values_alone_is_exact_in_float16_models(op, attrs):
+    nodes, constants = qdq_conv()
+    nodes += [*qdq("c", "ys", "yz"), node(op, "c.d", "s", **attrs), node("QuantizeLinear", "s ys yz", "y")]
+    graph = check(model_of(nodes, (1, 4, 6, 6), ["y"], constants, {"y": TensorProto.UINT8}), precision="float16")
+    assert "float16" not in dtypes(graph)
+
+
+def test_products_of_floats_stay_in_float16():
+    nodes = [node("MatMul", "x w", "m"), *qdq("m", "xs", "xz"), node("MatMul", "m.d w", "y")]
+    constants = {"xs": F(0.02), "xz": U8(120), "w": RNG.standard_normal((4, 4)).astype(F)}
+    graph = compiled(model_of(nodes, (2, 4), ["y"], constants), "float16")[1]
+    assert [layer.calls[layer.master].dtype for layer in graph.layers if layer.kind == "matmul"] == ["float16"] * 2
+
+
+def test_results_made_of_integers_are_exact_in_float16_models():
+    nodes, constants = qdq_conv()
+    nodes += [node("Sigmoid", "c", "s"), node("Transpose", "s", "y", perm=[0, 2, 3, 1])]
+    graph = check(model_of(nodes, (1, 4, 6, 6), ["y"], constants), precision="float16")
+    assert "float16" not in dtypes(graph)
+
+
+def test_a_dynamic_scale_and_its_comparison_with_zero_are_exact_in_float16_models():
+    constants = {"w": RNG.integers(-127, 128, (4, 3)).astype(I8), "k": F(1e-6)}
+    nodes = [node("Mul", "x k", "h"), node("DynamicQuantizeLinear", "h", "q s z"),
+             node("MatMulInteger", "q w z", "m"), node("Cast", "m", "f", to=1), node("Mul", "f s", "g"),
+             node("Div", "g k", "y")]  # fmt: skip
+    graph = check(model_of(nodes, (2, 4), ["y"], constants), precision="float16")
+    assert "float16" not in dtypes(graph)
