@@ -3,8 +3,9 @@
 Each case is a model on a part in a precision. By default every model runs once in float32 and once in float16, on
 parts by rotation; `--all` runs every model on every part in both. A case passes if its outputs are within the
 error bounds against ONNX Runtime (or, in float16, within 1.5 times the error that rounding the weights alone
-causes), if at least 99 % of its multiply-accumulates and 95 % of its element operations were emitted, and if it has
-no host step. Of some cases the listing is accounted for again by `tests/accountant`.
+causes; quantised models as `ci.quantized` says), if at least 99 % of its multiply-accumulates and 95 % of its element
+operations were emitted, and if it has no host step. Of some cases the listing is accounted for again by
+`tests/accountant`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 
 import dsa_compiler as dsac
-from ci.zoo_cases import NAMES, case_inputs, load_case
+from ci.quantized import INTEGER_MACS, integer_share, quantized_reference, references_spread, value_problems
+from ci.zoo_cases import NAMES, QUANTIZED, case_inputs, load_case
 from dsa_compiler.runtime.executable import Executable
 from dsa_compiler.verification import TOLERANCES, compare, reference_outputs
 
@@ -95,7 +97,7 @@ def _reference(name: str, folder: Path) -> tuple[ModelProto, Mapping[str, np.nda
     """The model, its inputs and the reference's outputs; the last one is kept."""
     model = load_case(name, folder)
     feeds = case_inputs(name, model)
-    return model, feeds, reference_outputs(model, feeds)
+    return model, feeds, quantized_reference(model, feeds) if name in QUANTIZED else reference_outputs(model, feeds)
 
 
 def run_case(case: Case, folder: Path) -> Outcome:
@@ -106,6 +108,8 @@ def run_case(case: Case, folder: Path) -> Outcome:
         executable = dsac.compile(model, case.part, case.precision)
         outcome.report = executable.report
         _check_report(outcome)
+        if case.model in QUANTIZED and (share := integer_share(executable.program)) < INTEGER_MACS:
+            outcome.problems.append(f"share of MACs in int8 on the matrix engine {share:.4f} < {INTEGER_MACS}")
         if len(executable.program) <= VALUES_LIMIT:
             _check_values(outcome, executable, model, feeds, want)
         if case.account and len(executable.program) <= ACCOUNT_LIMIT:
@@ -133,10 +137,16 @@ def _check_values(
 ) -> None:
     """Compare with the reference; a case over the bound passes only if the model itself is that ill-conditioned."""
     start = time.perf_counter()
-    differences = compare(executable.run(feeds), want)
+    got = executable.run(feeds)
+    differences = compare(got, want)
     outcome.run_s = time.perf_counter() - start
     worst = max(differences, key=lambda d: d.error)
     outcome.error, outcome.cosine = worst.error, min(d.cosine for d in differences)
+    if outcome.model in QUANTIZED:
+        problems, notes = value_problems(got, want, references_spread(model, feeds, want))
+        outcome.problems += problems
+        outcome.notes += notes
+        return
     bound = TOLERANCES[outcome.precision]
     over = [d for d in differences if not d.within(bound)]
     if over and outcome.precision == "float16":

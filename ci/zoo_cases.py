@@ -31,7 +31,12 @@ SHAPES: Mapping[str, Mapping[str, tuple[int, ...]]] = {
 GENERATED: Mapping[str, Mapping[str, Any]] = {
     "resnet18": {}, "resnet50": {}, "mobilenet_v2": {}, "bert2": {}, "tiny_cnn": {}, "tiny_transformer": {},
 }  # fmt: skip
-NAMES = (*FILES, *GENERATED)
+QUANTIZED = (
+    "mnist_convinteger_quant", "SqueezeNet_int8_qdq_perchannel", "ultraface_RFB_320_uint8_qop", "FastestDet_int8_qdq",
+    "DTLN_model_1_dynquant",
+)  # fmt: skip
+"""Models in 8-bit integers, held to the bounds of `ci.quantized`."""
+NAMES = (*FILES, *QUANTIZED, *GENERATED)
 PIXELS = frozenset({"yolox_nano_416"})
 """Models that take images in 0 to 255. On other inputs yolox_nano_416 is so ill-conditioned that rounding its weights
 to float16 alone changes its outputs by half."""

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper
 
 import models
-from ci import docs, zoo
+from ci import docs, quantized, zoo
 from ci.zoo import Case, Outcome, every, markdown, record, rotation, run_case
 from ci.zoo_cases import GENERATED, NAMES, case_inputs, load_case, randomize_weights
 from dsa_compiler.verification import reference_outputs
@@ -158,3 +158,51 @@ def test_generated_cases_have_inputs_in_the_model_s_dtype(name: str) -> None:
     feeds = case_inputs(name, model)
     assert set(feeds) == {value.name for value in model.graph.input}
     assert name in models.names()
+
+
+def quantized_model(opset: int, **attrs: object) -> onnx.ModelProto:
+    """A quantisation, a convolution of integers, and a float result."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, 6, 6])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    w = np.random.default_rng(0).integers(-128, 128, (16, 8, 3, 3)).astype(np.int8)
+    make = helper.make_node
+    nodes = [make("QuantizeLinear", ["x", "s", "z"], ["q"]), make("DequantizeLinear", ["q", "s", "z"], ["d"]),
+             make("DequantizeLinear", ["w", "s", "n"], ["e"]), make("Conv", ["d", "e"], ["y"])]  # fmt: skip
+    constants = {"s": np.float32(0.02), "z": np.uint8(120), "n": np.int8(0), "w": w}
+    tensors = [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()]
+    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+
+
+def test_quantised_models_are_compared_with_onnx_reference_at_an_opset_that_it_has() -> None:
+    feeds = {"x": np.random.default_rng(1).standard_normal((1, 8, 6, 6)).astype(np.float32)}
+    want = quantized.quantized_reference(quantized_model(19), feeds)
+    assert np.array_equal(want["y"], quantized.quantized_reference(quantized_model(13), feeds)["y"])
+    other = helper.make_node(
+        "QLinearSoftmax", ["q", "s", "z", "s", "z"], ["y"], domain="com.microsoft", axis=1, opset=13
+    )
+    vendor = quantized_model(13)
+    del vendor.graph.node[1:]
+    vendor.graph.node.append(other)
+    vendor.graph.output[0].type.tensor_type.elem_type = TensorProto.UINT8
+    vendor.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    assert quantized.quantized_reference(vendor, feeds)["y"].dtype == np.uint8
+
+
+def test_quantised_models_are_held_to_a_quantum() -> None:
+    want = {"y": np.linspace(-1, 1, 256, dtype=np.float32)}
+    step = quantized.quantum(want["y"])
+    assert step == pytest.approx(2 / 255)
+    near, far = {"y": want["y"] + step}, {"y": want["y"] + 1.1 * step}
+    assert quantized.value_problems(near, want, {"y": 0.0}) == ([], [])
+    (problem,), notes = quantized.value_problems(far, want, {"y": 0.0})
+    assert problem.startswith("output y: 1.10 quanta") and not notes
+    problems, (note,) = quantized.value_problems(far, want, {"y": step})
+    assert not problems and note.endswith("references differ by 1.00")
+
+
+def test_the_share_of_integer_products() -> None:
+    model = quantized_model(13)
+    assert quantized.integer_share(zoo.dsac.compile(model, "npu-edge", "float16").program) == 1.0
+    floats = zoo.dsac.compile(models.build("tiny_cnn"), "npu-edge", "float16")
+    assert quantized.integer_share(floats.program) == 0.0

@@ -23,8 +23,8 @@ Precision = Literal["float32", "float16"]
 _FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 _CARRYING = frozenset(
     {
-        "nn.max_pool2d", "nn.avg_pool2d", "nn.softmax", "mean", "sum", "max", "min", "reshape", "permute_dims", "concat",
-        "strided_slice", "squeeze", "expand_dims", "broadcast_to", "flip", "take",
+        "nn.max_pool2d", "nn.avg_pool2d", "nn.softmax", "mean", "sum", "max", "min", "reshape", "permute_dims",
+        "concat", "strided_slice", "squeeze", "expand_dims", "broadcast_to", "flip", "take",
     }
 )  # fmt: skip
 """Operators that are not elementwise and stay in float32 where all that reads them does."""

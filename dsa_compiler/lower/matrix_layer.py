@@ -86,8 +86,10 @@ def _typed(problem: MatrixProblem, layer: Layer, graph: LayerGraph) -> MatrixPro
     call = layer.calls[layer.master]
     left, right = (graph.tensors[layer.inputs[int(v)].tensor].dtype for _, v in call.args)
     accumulator = "int32" if left in INTEGER_FACTORS else "float32"
-    zeros = {name: int(call.attrs.get(name, 0)) for name in ("pad_value", "zero_b")}
-    return replace(problem, dtype=left, right_dtype=right if right != left else "", accumulator=accumulator, **zeros)
+    return replace(
+        problem, dtype=left, right_dtype=right if right != left else "", accumulator=accumulator,
+        pad_value=int(call.attrs.get("pad_value", 0)), zero_b=int(call.attrs.get("zero_b", 0)),
+    )  # fmt: skip
 
 
 def _build(layer, graph, target, form, problem, tiling, bias, chain, extras) -> LoweredKernel:  # type: ignore[no-untyped-def]

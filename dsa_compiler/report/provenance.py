@@ -59,7 +59,7 @@ def layer_facts(
         place["macs"] += row.macs
         place["element_ops"] += _operations(row)
         if mine:
-            place["folded_ops"] += _foldable(row, {layers[i].kind for i in mine})
+            place["folded_ops"] += _foldable(row, [layers[i] for i in mine])
     return {"layers": facts, "outside": outside}
 
 
@@ -77,9 +77,21 @@ def _operations(row: NodeWork) -> int:
     return sum((row.required_ops if row.pattern else row.element_ops).values())
 
 
-def _foldable(row: NodeWork, kinds: Collection[str]) -> int:
-    """Operations of a node that a product can take in: linear ones into its weights or bias; in attention the sum of
-    a softmax, as a column of the product, and its scale, which follows the product: two of five an element."""
+def _only_chooses(layer: LayerLike) -> bool:
+    """Whether the results of a layer are some of its operands."""
+    return len(layer.calls) == 1 and (layer.kind in ("movement", "concat") or layer.calls[0].op == "nn.max_pool2d")
+
+
+def _foldable(row: NodeWork, layers: Sequence[LayerLike]) -> int:
+    """Operations of a node that its layers need not carry out.
+
+    A product takes linear ones into its weights or bias; attention the sum of a softmax, as a column of the product,
+    and its scale, which follows the product: two of five an element. A dequantisation and a quantisation on the same
+    grid around a layer that only chooses or moves elements cancel.
+    """
+    if row.op in ("QuantizeLinear", "DequantizeLinear") and any(_only_chooses(layer) for layer in layers):
+        return sum(row.element_ops.values())
+    kinds = {layer.kind for layer in layers}
     if row.op == "Softmax" and "attention" in kinds:
         return sum(row.element_ops.values()) * 2 // 5
     if row.pattern or PRODUCTS_WITH_LINEAR_WORK.isdisjoint(kinds):
