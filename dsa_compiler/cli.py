@@ -274,16 +274,20 @@ def _cannot_write(path: Path, error: OSError) -> dsac.UserError:
 @main.command("verify")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--levels", is_flag=True, help="Compare every level, not the program alone.")
+@click.option("--nodes/--no-nodes", default=True, show_default=True, help="Compare every ONNX node too.")
+@click.option("--node", metavar="NAME", help="Compare this ONNX node alone.")
 @click.option("--tolerance", type=click.FloatRange(0), help="Greatest error relative to the largest value.")
 @_inputs_option
 @click.option("--seed", default=1, show_default=True, help="Fills the inputs that are not given.")
 @_json_option
 @_compile_options
 def verify_command(
-    model: Path, target: str, levels: bool, tolerance: float | None, inputs: tuple[tuple[str, Path], ...], seed: int,
-    as_json: bool, **chosen: Any,
+    model: Path, target: str, levels: bool, nodes: bool, node: str | None, tolerance: float | None,
+    inputs: tuple[tuple[str, Path], ...], seed: int, as_json: bool, **chosen: Any,
 ) -> None:  # fmt: skip
     """Compile MODEL, run it, and compare with ONNX Runtime or onnx.reference. Exits with 1 if they differ."""
+    from dsa_compiler.node_verification import place_nodes, verify_nodes
+    from dsa_compiler.report.verification import print_verification, verification_report
     from dsa_compiler.verification import TOLERANCES, Tolerance, program_precision, verify
 
     options = _options(**chosen)
@@ -291,30 +295,17 @@ def verify_command(
         executable = dsac.compile(model, target, options=options, progress=progress)
         feeds = _read_inputs(executable, inputs, seed)
         results = verify(executable, feeds, options.precision, every=levels, progress=progress)
+        found = verify_nodes(executable, feeds, options, only=node, progress=progress) if nodes or node else []
     allowed = TOLERANCES[program_precision(executable.program)]
     if tolerance is not None:
         allowed = Tolerance(tolerance, allowed.cosine)
-    rows = [
-        {"level": r.level, "output": d.output, "error": d.error, "cosine": d.cosine, "distance": d.distance,
-         "pass": d.within(allowed)}
-        for r in results for d in r.differences
-    ]  # fmt: skip
+    report = verification_report(results, found, place_nodes(executable), allowed)
     if as_json:
-        _print_json({"tolerance": {"error": allowed.error, "cosine": allowed.cosine}, "levels": rows})
+        _print_json(report)
     else:
-        _show_levels(rows)
-    if not all(row["pass"] for row in rows):
+        print_verification(report, _stdout())
+    if not all(row["pass"] for row in report["levels"]):
         raise SystemExit(WRONG)
-
-
-def _show_levels(rows: list[dict[str, Any]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("level", "output", "error", "cosine", "distance", ""):
-        table.add_column(column)
-    for row in rows:
-        figures = (f"{row['error']:.3g}", f"{row['cosine']:.7f}", f"{row['distance']:.3g}")
-        table.add_row(row["level"], row["output"], *figures, "passes" if row["pass"] else "WRONG")
-    _stdout().print(table)
 
 
 @main.command("disasm")

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import models
-from dsa_compiler import cli
+from dsa_compiler import cli, node_verification
 from dsa_compiler.program.assembler import parse_program
 from dsa_compiler.program.container import load, save
 
@@ -129,6 +129,36 @@ def test_verify_ends_with_1_where_a_result_is_wrong(folder: Path) -> None:
     assert result.exit_code == 1
     (row,) = json.loads(result.stdout)["levels"]
     assert row["level"] == "5 program" and not row["pass"] and row["error"] > 1e-9
+
+
+def test_verify_names_the_first_bad_node(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node whose result is spoilt is named, by what it gives alone, before those that it spoils in turn."""
+    model = onnx.load(folder / "model.onnx")
+    spoilt = next(n for n in model.graph.node if n.op_type == "Relu")
+    run = node_verification._run
+
+    def spoiling(*args: object) -> dict[str, np.ndarray]:
+        values = run(*args)
+        return {name: value + 1 if name == spoilt.output[0] else value for name, value in values.items()}
+
+    args = ("verify", folder / "model.onnx", "--target", "npu-edge", "--input", given(folder))
+    good = dsac(*args)
+    assert "no node is beyond the tolerance" in good.stdout and "on the CPU" in good.stdout
+    monkeypatch.setattr(node_verification, "_run", spoiling)
+    report = json.loads(dsac(*args, "--json").stdout)
+    assert report["first_bad"] == spoilt.name
+    assert {row["where"] for row in report["placement"]} <= {"npu", "none"}
+    text = dsac(*args).stdout
+    assert f"the first bad node is {spoilt.name}" in text and "WRONG" in text
+    (row,) = json.loads(dsac(*args, "--json", "--node", spoilt.name).stdout)["nodes"]
+    assert row["op"] == "Relu" and not row["alone"]["pass"] and row["alone"]["error"] > 0.01
+
+
+def test_verify_without_nodes(folder: Path) -> None:
+    args = ("verify", folder / "model.onnx", "--target", "npu-edge", "--input", given(folder))
+    assert json.loads(dsac(*args, "--json", "--no-nodes").stdout)["nodes"] == []
+    result = dsac(*args, "--node", "nowhere")
+    assert result.exit_code == 2 and "there is no node 'nowhere'; name one of" in result.stderr
 
 
 def test_disasm_reads_back(folder: Path, tmp_path: Path) -> None:
