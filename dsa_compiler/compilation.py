@@ -89,7 +89,7 @@ class Compilation:
         for rank in range(MOST_RETRIES):
             try:
                 kernel = lower_layer(layer, self.graph, self.target, rank=rank)
-                emitted, trace = self._emit(kernel, number)
+                emitted, trace = self.emit(kernel, number)
             except Infeasible as reason:
                 failure = failure or reason
                 self.feedback[reason.limit] += 1
@@ -109,7 +109,7 @@ class Compilation:
         kernel = lower_host_layer(layer, self.graph, self.target)
         return CompiledLayer(layer, kernel, None, None, f"no choice fits: {failure}")
 
-    def _emit(self, kernel: LoweredKernel, number: int) -> tuple[EmitResult, Trace | None]:
+    def emit(self, kernel: LoweredKernel, number: int) -> tuple[EmitResult, Trace | None]:
         """The kernel as instructions and as a stream; no stream if nests were left over."""
         func = kernel.func.without_attr("global_symbol")
         key = tvm_ffi.structural_hash(func)

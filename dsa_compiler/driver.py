@@ -21,6 +21,8 @@ from dsa_compiler.lower.footprint import check_footprint
 from dsa_compiler.lower.lower import lacking
 from dsa_compiler.lower.storage import plan_storage
 from dsa_compiler.options import CompileOptions
+from dsa_compiler.program.tables import Program
+from dsa_compiler.program_memory import fit_program
 from dsa_compiler.report.provenance import layer_facts
 from dsa_compiler.runtime.executable import Executable
 from dsa_compiler.target import Target, load_target
@@ -56,8 +58,12 @@ def compile_model(
     work = Compilation(graph, part, options)
     layers = work.compile_layers()
     progress("assembly")
-    info = {**_info(model, proto, bounds, options, layers), "feedback": dict(work.feedback)}
-    program = work.assemble(layers, macs=bounds.total_macs, info=info)
+
+    def assemble(chosen: list[CompiledLayer]) -> Program:
+        info = {**_info(model, proto, bounds, options, chosen), "feedback": dict(work.feedback)}
+        return work.assemble(chosen, macs=bounds.total_macs, info=info)
+
+    program = fit_program(work, layers, assemble)
     program.info["compile_s"] = time.perf_counter() - start  # type: ignore[index]
     return Executable(program, proto, graph, layers)
 
