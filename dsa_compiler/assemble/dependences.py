@@ -200,9 +200,9 @@ def _segments(memory, address, extents, strides, item, base, block):  # type: ig
 
 
 @_inner
-def _collect(
+def _collect(  # type: ignore[no-untyped-def]
     e, klass, first, memory, address, extents, strides, item, written, base, block, segment, writer, reader, need
-):  # type: ignore[no-untyped-def]
+):
     """Needs of entry e over all segments that it touches; then mark its own accesses."""
     for marking in range(2):
         for o in range(first[e], first[e + 1]):
