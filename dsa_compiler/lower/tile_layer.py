@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,6 +13,8 @@ from dsa_compiler.graph.views import View, flattened
 from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.lower.binding import LoweredKernel, Parameter, Reach, reach, row_pitch, varying
 from dsa_compiler.lower.chain import chain_after
+from dsa_compiler.lower.lane_kernel import LaneKernel
+from dsa_compiler.lower.lane_tiling import Copy, charged, choose_lanes, transpose_cycles
 from dsa_compiler.lower.tile_kernel import TileContext, TileKernel, TileOperand, choose_tile
 from dsa_compiler.lower.tir import Stmt, cast, nest, store, when
 from dsa_compiler.lower.transpose_kernel import TransposeKernel, choose_transpose_tile
@@ -126,22 +129,76 @@ def lower_copy_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: i
     Raises `Infeasible` if no tile fits L1.
     """
     (source,), out = simplify_views([layer.inputs[0]], layer.output, graph, target)
-    last = len(out.shape) - 1
-    inner = _contiguous_axis(source)
-    dtype = graph.tensors[source.tensor].dtype
+    by_lanes = _lower_by_lanes(layer, source, out, graph, target, rank)
+    if by_lanes is not None:
+        return by_lanes
     parameters, operands = bind_operands([source], graph, target)
     place = reach("out", out, graph, target)
     parameters.append(Parameter(place.buffer, out.tensor, written=True))
-    size = item_bytes(dtype)
-    if inner is None or inner == last or out.shape[last] == 1:
+    size = item_bytes(operands[0].dtype)
+    inner = _contiguous_axis(source)
+    kernel: TileKernel | TransposeKernel
+    if _keeps_rows(source, out):
         space = choose_tile(out.shape, RING * size * 1.1 * 2**rank, target)
         kernel = TileKernel(space, operands, place.buffer, place.index, None, target, ring=RING)
-        func = kernel.build(layer.name, [p.buffer for p in parameters])
-        return LoweredKernel(layer.name, func, tuple(parameters), str(space))
-    space = choose_transpose_tile(out.shape, inner, size, target, rank=rank)
-    kernel_ = TransposeKernel(space, inner, operands[0], place.buffer, place.index, target)
-    func = kernel_.build(layer.name, [p.buffer for p in parameters])
+    else:
+        assert inner is not None  # rows change: the source has some
+        space = choose_transpose_tile(out.shape, inner, size, target, rank=rank)
+        kernel = TransposeKernel(space, inner, operands[0], place.buffer, place.index, target)
+    func = kernel.build(layer.name, [p.buffer for p in parameters])
     return LoweredKernel(layer.name, func, tuple(parameters), str(space))
+
+
+def _keeps_rows(source: View, out: View) -> bool:
+    """Whether the copy needs no transposition."""
+    inner, last = _contiguous_axis(source), len(out.shape) - 1
+    return inner is None or inner == last or out.shape[last] == 1
+
+
+def _lower_by_lanes(
+    layer: Layer, source: View, out: View, graph: LayerGraph, target: Target, rank: int
+) -> LoweredKernel | None:
+    """The copy by lanes, where that is clearly faster than row by row."""
+    tensors = graph.tensors[source.tensor], graph.tensors[out.tensor]
+    strides = [
+        tuple(r * row_pitch(t, target) + c for r, c in v.strides) for v, t in zip((source, out), tensors, strict=True)
+    ]
+    copy = Copy(out.shape, strides[0], strides[1], tensors[0].dtype, tensors[1].dtype)
+    steps = [(n, s, pair[0]) for n, s, pair in zip(copy.extents, copy.source, source.strides, strict=True) if n > 1]
+    if not steps or min((*copy.source, *copy.out)) < 0 or min(steps, key=lambda x: x[1])[2]:
+        return None  # lanes take rows that run forward along columns
+    tiling = choose_lanes(copy, target, _direct_cycles(copy, source, out, target), rank=rank)
+    if tiling is None:
+        return None
+    axis = tiling.row(copy, copy.source)[1][0]
+    single = replace(source, strides=tuple((0, 1) if a == axis else s for a, s in enumerate(source.strides)))
+    place, result = reach("in0", single, graph, target), reach("out", out, graph, target)
+    parameters = [view_parameter(place, single, graph), Parameter(result.buffer, out.tensor, written=True)]
+    kernel = LaneKernel(copy, tiling, place.buffer, place.index, result.buffer, result.index, target)
+    func = kernel.build(layer.name, [p.buffer for p in parameters])
+    return LoweredKernel(layer.name, func, tuple(parameters), str(tiling))
+
+
+def _direct_cycles(copy: Copy, source: View, out: View, target: Target) -> float:
+    """Expected cycles of the copy row by row."""
+    size, burst = item_bytes(copy.dtype), target.memory["ddr"].burst
+    total, last = math.prod(copy.extents), len(copy.extents) - 1
+    share = target.memory["ddr"].bandwidth
+    inner = _contiguous_axis(source)
+    vector = target.engine.vector
+    if _keeps_rows(source, out):
+        row = copy.extents[last] * size
+        runs = total // copy.extents[last]
+        stepped = copy.source[last] not in (0, 1) and copy.extents[last] > 1
+        span = row * abs(copy.source[last]) if stepped else row
+        passes = -(-span // vector.width) * vector.cost["gather"] + vector.row_overhead if stepped else 0
+        return max(runs * passes / target.cores, runs * (charged(span, burst) + charged(row, burst)) / share)
+    assert inner is not None  # rows change: the source has some
+    space = choose_transpose_tile(copy.extents, inner, size, target)
+    a, b = space.tile[last], space.tile[inner]
+    work = transpose_cycles(a, b, size, target) / (a * b)
+    moved = charged(b * size, burst) / b + charged(a * size, burst) / a
+    return total * max(work / space.cores, moved / share)
 
 
 def _contiguous_axis(view: View) -> int | None:

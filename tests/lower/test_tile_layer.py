@@ -242,6 +242,63 @@ def test_splitting_of_rows() -> None:
     check_layer(network, copy(source, network.result("y", (6, 10, 4))), part("npu-edge"), llvm=True)
 
 
+# ---- copies by lanes -----------------------------------------------------------------------------------------
+def by_lanes(network: Network, made: Layer, target: str, **options: bool) -> str:
+    """The tiling of a copy that goes by lanes, checked."""
+    kernel = lower_copy_layer(made, network.graph(made), part(target))
+    assert kernel.tiling.startswith("LaneTiling"), kernel.tiling
+    check_kernel(network, made, kernel, part(target), **options)
+    return kernel.tiling
+
+
+@pytest.mark.parametrize("target", ["npu-v1", "npu-v2", "npu-bench", "four", "plain"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_channel_shuffle(target: str, dtype: str) -> None:
+    """Channels (4, 28) of a pixel to (28, 4): neither row is long, but there are many pixels."""
+    network = Network()
+    network.source("x", (1, 39, 34, 112), dtype)
+    source = View("x", (1, 39, 34, 28, 4), ((1326, 0), (34, 0), (1, 0), (0, 1), (0, 28)))
+    network.result("y", (1, 39, 34, 112), dtype)
+    out = View("y", source.shape, ((1326, 0), (34, 0), (1, 0), (0, 4), (0, 1)))
+    by_lanes(network, copy(source, out, dtype), target, llvm=target == "four")
+
+
+@pytest.mark.parametrize("target", ["npu-bench", "single", "plain"])
+@pytest.mark.parametrize("channels", [3, 5])
+def test_planes_of_an_image_by_lanes(target: str, channels: int) -> None:
+    """Few planes to pixels of as many channels, and back."""
+    network = Network()
+    source = permuted(network.source("x", (1, channels, 48, 64), dense=True), (0, 2, 3, 1))
+    by_lanes(network, copy(source, network.result("y", (1, 48, 64, channels), dense=True)), target)
+    network = Network()
+    source = permuted(network.source("x", (1, 48, 64, channels), dense=True), (0, 3, 1, 2))
+    by_lanes(network, copy(source, network.result("y", (1, channels, 48, 64), role="output")), target)
+
+
+def test_steps_within_a_lane() -> None:
+    """Every third pixel of planes: what lies between is loaded and left out."""
+    network = Network()
+    whole = part_of(network.source("x", (1, 4, 32, 96), dense=True), (0, 0, 0, 2), (1, 4, 32, 32), (1, 1, 1, 3))
+    source = permuted(whole, (0, 2, 3, 1))
+    by_lanes(network, copy(source, network.result("y", (1, 32, 32, 4), dense=True)), "npu-bench", llvm=True)
+
+
+def test_the_direct_way_where_rows_are_long() -> None:
+    network = Network()
+    source = permuted(network.source("x", (256, 512)), (1, 0))
+    made = copy(source, network.result("y", (512, 256)))
+    assert lower_copy_layer(made, network.graph(made), part("npu-v1")).tiling.startswith("TileSpace")
+
+
+def test_lanes_do_not_walk_backwards_or_repeat() -> None:
+    network = Network()
+    network.source("x", (64, 64), dense=True)
+    for strides in (((0, -1), (0, 64)), ((0, 0), (0, 64))):
+        source = View("x", (4, 64), strides, (0, 3))
+        made = copy(source, network.result("y", (4, 64)))
+        assert not lower_copy_layer(made, network.graph(made), part("npu-v1")).tiling.startswith("LaneTiling")
+
+
 def test_copy_that_does_not_fit() -> None:
     network = Network()
     source = permuted(network.source("x", (64, 64)), (1, 0))
