@@ -74,7 +74,7 @@ def shape_of(x: Candidates, p: MatrixProblem, traffic: MatrixTraffic, target: Ta
         k_chunks, pieces, -(-pieces // x.gm), -(-p.batches // x.gb), chunks, chunks_core, -(-chunks_core // x.panel),
         -(-x.piece_rows // t.rows) * -(-x.piece_columns // t.columns),
         np.minimum(x.gm, pieces) * np.minimum(x.gn, chunks) * x.gb,
-        a_bytes, a_charged, b_bytes, b_charged, out_charged, out_charged * traffic.extras, _vector(x, traffic, target),
+        a_bytes, a_charged, b_bytes, b_charged, out_charged, out_charged * traffic.extras, _vector(x, p, traffic, target),
     )  # fmt: skip
 
 
@@ -95,15 +95,18 @@ def _panel_chunk(
     return p.channels * width, p.channels * burst_bytes(run, run, burst)
 
 
-def _vector(x: Candidates, traffic: MatrixTraffic, target: Target) -> Array:
-    """Vector cycles of one tile's epilogue."""
+def _vector(x: Candidates, p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> Array:
+    """Vector cycles of one tile's epilogue: rows of all of a pitch join, others are paid one by one."""
     vector, t = target.engine.vector, x.tile
     out_item = item_bytes(traffic.out_dtype)
-    elements = t.rows * t.columns * t.n
-    cycles = elements * 4 / vector.width + max(0, traffic.vector_ops - 1) * elements * out_item / vector.width
-    aligned = pitch(t.n, traffic.out_dtype, target, "l1") == t.n
-    rows = np.where(aligned, 0, t.rows * t.columns * vector.row_overhead)
-    return cycles + traffic.vector_ops * (vector.startup + rows + 3)
+    n, rows = np.minimum(t.n, p.out_channels), t.rows * t.columns
+    joined = pitch(n, traffic.out_dtype, target, "l1") == n
+
+    def each(item: int) -> Array:
+        apart = rows * (vector.row_overhead + -(-n * item // vector.width))
+        return np.where(joined, rows * n * item / vector.width, apart)
+
+    return each(4) + (traffic.vector_ops - 1) * each(out_item) + traffic.vector_ops * (vector.startup + 3)
 
 
 def l1_bytes(x: Candidates, s: Shape, p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> Array:
