@@ -33,7 +33,7 @@ from dsa_compiler.program.tables import Binding, Constant, HostStep, Program
 from dsa_compiler.target import target_from_dict
 
 FORMAT = "dsac-npu"
-VERSION = 1
+VERSION = 2
 MANIFEST = "manifest.json"
 TABLES = ("entries", "operands", "flags")
 MEMBERS = frozenset({MANIFEST, "attrs.json", "names.json", "weights.bin", *(f"{t}.npy" for t in TABLES)})

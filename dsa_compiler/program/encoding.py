@@ -4,8 +4,9 @@ An entry is, little-endian:
 
     opcode u16, bytes u16, engine u8, waits | sets << 4 u8, operands u8, options u8 (1: group, 2: segment)
     group i32, segment i32            where the options say so
-    operands                          slot | rank << 4 | broadcast << 6 u8, scope | dtype << 4 u8,
-                                      address u48, extents u16 each, outer strides u32 each
+    operands                          slot | rank << 4 | broadcast << 6 | near << 7 u8, scope | dtype << 4 u8,
+                                      address u48, extents u16 each, outer strides u32 each;
+                                      near: address u32, extents u16 each, outer strides u16 each
     waits, sets                       kind << 14 | source << 11 | target << 8 | number u16
     attributes                        presence u16, then each present one, by its kind in the table
 
@@ -41,17 +42,21 @@ _WHERE = "encoding"
 _SHORT_HEADER = "the stream ends within an entry"
 
 
-def _operand_dtype(rank: int) -> np.dtype:
+def _operand_dtype(rank: int, near: bool) -> np.dtype:
+    high = [] if near else [("high", "<u2")]
+    stride = "<u2" if near else "<u4"
     return np.dtype(
-        [
-            ("slot", "u1"), ("type", "u1"), ("low", "<u4"), ("high", "<u2"),
-            ("extents", "<u2", (rank,)), ("strides", "<u4", (rank - 1,)),
-        ]
+        [("slot", "u1"), ("type", "u1"), ("low", "<u4"), *high, ("extents", "<u2", (rank,)),
+         ("strides", stride, (rank - 1,))]
     )  # fmt: skip
 
 
-OPERANDS = {rank: _operand_dtype(rank) for rank in (1, 2, 3)}
-_OPERAND_BYTES = np.array([0, *(OPERANDS[rank].itemsize for rank in (1, 2, 3))])
+OPERANDS = {(rank, near): _operand_dtype(rank, near) for near in (False, True) for rank in (1, 2, 3)}
+"""Records by rank and form; an operand is near if its address and its outer strides fit that form."""
+
+_OPERAND_BYTES = np.array([[0, *(OPERANDS[rank, near].itemsize for rank in (1, 2, 3))] for near in (False, True)])
+_NEAR_ADDRESS, _NEAR_STRIDE = 0xFFFFFFFF, 0xFFFF
+_NEAR_BIT = np.uint8(128)
 _ITEM_BYTES = np.array([item_bytes(name) for name in DTYPES])
 
 
@@ -143,11 +148,19 @@ def _entry_bytes(program: Program, blobs: list[bytes], blob_of: np.ndarray) -> n
     entries = program.entries
     sizes = HEADER.itemsize + 4 * (entries["group"] >= 0) + 4 * (entries["segment"] > 0)
     sizes = sizes + 2 * (entries["waits"].astype(np.int64) + entries["sets"])
-    running = np.concatenate(([0], np.cumsum(_OPERAND_BYTES[program.operands["rank"]])))
+    operands = program.operands
+    running = np.concatenate(([0], np.cumsum(_OPERAND_BYTES[_near(operands).astype(np.int64), operands["rank"]])))
     sizes += running[entries["operand"] + entries["operands"]] - running[entries["operand"]]
     lengths = np.array([len(b) for b in blobs], np.int64)
     total: np.ndarray = sizes + lengths[blob_of]
     return total
+
+
+def _near(operands: np.ndarray) -> np.ndarray:
+    """Which operands have the shorter form."""
+    outer = np.arange(3)[None, :] < operands["rank"].astype(np.int64)[:, None] - 1
+    strides = np.where(outer, operands["strides"], 0).max(axis=1, initial=0)
+    return np.asarray((operands["address"] <= _NEAR_ADDRESS) & (strides <= _NEAR_STRIDE))
 
 
 def _scatter(image: np.ndarray, offsets: np.ndarray, records: np.ndarray) -> None:
@@ -221,15 +234,17 @@ class _Encoder:
         table = self.program.operands[rows]
         slots = _slot_table()[self.entries["opcode"][owner], table["role"]]
         self._check_operands(table, slots, owner)
-        sizes = _OPERAND_BYTES[table["rank"]]
+        near = _near(table)
+        sizes = _OPERAND_BYTES[near.astype(np.int64), table["rank"]]
         running = np.cumsum(sizes) - sizes
         first = np.zeros(len(self.entries), np.int64)
         total = np.bincount(owner, sizes, len(self.entries)).astype(np.int64)
         first[:] = np.cumsum(total) - total
         places = self.at[owner] + running - first[owner]
-        for rank, dtype in OPERANDS.items():
-            chosen = table["rank"] == rank
-            _scatter(self.image, places[chosen], _operand_records(table[chosen], slots[chosen], rank, dtype))
+        for (rank, short), dtype in OPERANDS.items():
+            chosen = (table["rank"] == rank) & (near == short)
+            marked = slots[chosen] | (_NEAR_BIT if short else np.uint8(0))
+            _scatter(self.image, places[chosen], _operand_records(table[chosen], marked, rank, dtype))
         self.at += total
 
     def _check_operands(self, table: np.ndarray, slots: np.ndarray, owner: np.ndarray) -> None:
@@ -275,7 +290,9 @@ def _operand_records(table: np.ndarray, slots: np.ndarray, rank: int, dtype: np.
     broadcast = table["strides"][:, rank - 1] == 0
     records["slot"] = slots | np.uint8(rank << 4) | broadcast * np.uint8(64)
     records["type"] = table["scope"] | table["dtype"] << 4
-    records["low"], records["high"] = table["address"] & 0xFFFFFFFF, table["address"] >> 32
+    records["low"] = table["address"] & 0xFFFFFFFF
+    if "high" in (dtype.names or ()):
+        records["high"] = table["address"] >> 32
     records["extents"] = table["extents"][:, :rank]
     records["strides"] = table["strides"][:, : rank - 1]
     return records
@@ -351,11 +368,12 @@ class _Decoder:
         roles = _role_table()
         for place in range(int(count.max()) if len(count) else 0):
             chosen = np.flatnonzero(count > place)
-            rank = self.image[np.minimum(at[chosen], len(self.image) - 1)] >> 4 & 3
+            head = self.image[np.minimum(at[chosen], len(self.image) - 1)]
+            rank, near = head >> 4 & 3, head >= _NEAR_BIT
             if (rank == 0).any():
                 raise self._fail("an operand has rank 0")
-            for size, dtype in OPERANDS.items():
-                owner = chosen[rank == size]
+            for (size, short), dtype in OPERANDS.items():
+                owner = chosen[(rank == size) & (near == short)]
                 records = self._gather(at[owner], dtype)
                 table[entries["operand"][owner] + place] = self._operand_rows(
                     records, entries["opcode"][owner], size, roles
@@ -370,7 +388,9 @@ class _Decoder:
             raise self._fail("an operand's slot is not one of its instruction's")
         rows["role"], rows["rank"] = role, rank
         rows["scope"], rows["dtype"] = records["type"] & 15, records["type"] >> 4
-        rows["address"] = records["high"].astype(np.int64) << 32 | records["low"]
+        rows["address"] = records["low"]
+        if "high" in (records.dtype.names or ()):
+            rows["address"] |= records["high"].astype(np.int64) << 32
         rows["extents"] = 1
         rows["extents"][:, :rank] = records["extents"]
         rows["strides"][:, : rank - 1] = records["strides"]

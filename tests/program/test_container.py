@@ -122,8 +122,8 @@ def test_any_damaged_byte_is_noticed_or_without_effect(path, program):
 
 
 def test_a_newer_version(path):
-    rewrite(path, lambda c, m: m.update(version=2))
-    refuse(path, "it has format version 2, and this dsac reads up to 1; use a newer dsac")
+    rewrite(path, lambda c, m: m.update(version=3))
+    refuse(path, "it has format version 3, and this dsac reads up to 2; use a newer dsac")
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,10 @@ def test_a_load_encodes_to_these_bytes():
     )
     streams = encode(parse_program(text))
     expected = (
-        "0100" "2a00" "00" "11" "02" "01"     # load, 42 bytes, engine 0, one wait and set, 2 operands, group
+        "0100" "2600" "00" "11" "02" "01"     # load, 38 bytes, engine 0, one wait and set, 2 operands, group
         "07000000"
-        "20" "12" "001000000000" "08003800" "80000000"   # slot 0 rank 2, l1 float16, address, extents, stride
-        "11" "10" "400000001000" "c001"                   # slot 1 rank 1, ddr float16
+        "a0" "12" "00100000" "08003800" "8000"            # slot 0 rank 2 near, l1 float16, address, extents, stride
+        "11" "10" "400000001000" "c001"                   # slot 1 rank 1, ddr float16: too far to be near
         "0310" "0540"                                     # core move>load 3; cluster 5
     )  # fmt: skip
     assert streams == {(1, 2): bytes.fromhex(expected)}
@@ -85,12 +85,12 @@ def put(place, value):
         (small()[:5], "the stream ends within an entry"),
         (broken(put(2, 3)), "the stream ends within an entry"),
         (broken(put(1, 0xFF)), "opcode 65287 is not known"),
-        (broken(put(8, 0x00)), "an operand has rank 0"),
-        (broken(put(8, 0x1F)), "an operand's slot is not one of its instruction's"),
+        (broken(put(8, 0x80)), "an operand has rank 0"),
+        (broken(put(8, 0x9F)), "an operand's slot is not one of its instruction's"),
         (broken(put(9, 0xF2)), "an operand has a dtype that is not known"),
         (broken(put(6, 15)), "an operand has rank 0|longer than it says|slot"),
         (broken(put(5, 0xFF)), "entry 0 is longer than it says"),
-        (broken(put(18, 0x80)), "the attributes of a load_fill cannot be read"),
+        (broken(put(16, 0x80)), "the attributes of a load_fill cannot be read"),
     ],
 )
 def test_a_damaged_stream_is_refused(data, message):
@@ -134,7 +134,7 @@ def test_a_program_larger_than_the_memory_is_refused():
     source["program"] = {"size": 40}
     line = "c0.1 load: load_fill dst=l1[0] f16 8 value=1.5\n"
     check_program_size(parse_program(line, target=target_from_dict(source)))
-    with pytest.raises(UserError, match="core 1 of cluster 0 needs 58 bytes of program, and npu-v1 has 40"):
+    with pytest.raises(UserError, match="core 1 of cluster 0 needs 54 bytes of program, and npu-v1 has 40"):
         check_program_size(parse_program(line * 2, target=target_from_dict(source)))
 
 
@@ -144,3 +144,19 @@ def test_a_large_program_is_encoded_in_bulk():
     streams = encode(program)
     assert time.process_time() - begin < 30
     assert sum(len(data) for data in streams.values()) == sum(program_bytes(program).values())
+
+
+@pytest.mark.parametrize(
+    ("operand", "near"),
+    [
+        ("ddr[4294967288] f16 4x4 :64", True), ("ddr[4294967296] f16 4x4 :64", False),
+        ("ddr[0] f16 4x4 :65534", True), ("ddr[0] f16 4x4 :65536", False),
+    ],
+)  # fmt: skip
+def test_far_addresses_and_strides_take_the_longer_form(operand, near):
+    program = parse_program(f".target npu-v1\nc0.0 load: load dst=l1[0] f16 4x4 :64 src={operand}\n")
+    streams = encode(program)
+    assert len(streams[0, 0]) == 8 + 12 + (12 if near else 16)
+    decoded = decode(program.target, streams).operands
+    assert decoded["address"].tolist() == program.operands["address"].tolist()
+    assert decoded["strides"].tolist() == program.operands["strides"].tolist()
