@@ -76,6 +76,31 @@ def _sign(x: Expr, _: Mapping[str, Any]) -> Expr:
     return tirx.Select(x > zero, _one(x), tirx.Select(x < zero, _like(x, -1), zero))
 
 
+def _floating(x: Expr) -> bool:
+    return _dtype(x).startswith(("float", "bfloat"))
+
+
+def _floor_divide(a: Expr, b: Expr) -> Expr:
+    return tirx.floor(a / b) if _floating(a) else tirx.floordiv(a, b)
+
+
+def _floor_mod(a: Expr, b: Expr) -> Expr:
+    return a - tirx.floor(a / b) * b if _floating(a) else tirx.floormod(a, b)
+
+
+def _remainder(a: Expr, b: Expr) -> Expr:
+    """The remainder with the sign of the dividend."""
+    return a - tirx.trunc(a / b) * b if _floating(a) else tirx.truncmod(a, b)
+
+
+def _exclusive(a: Expr, b: Expr) -> Expr:
+    return tirx.And(tirx.Or(a, b), tirx.Not(tirx.And(a, b)))
+
+
+def _bits(integers: Callable[[Expr, Expr], Expr], truths: Callable[[Expr, Expr], Expr]) -> Callable[..., Expr]:
+    return lambda a, b: truths(a, b) if _dtype(a) == "bool" else integers(a, b)
+
+
 UNARY: Mapping[str, Callable[[Expr, Mapping[str, Any]], Expr]] = {
     "nn.relu": lambda x, _: tirx.max(x, _like(x, 0)),
     "sigmoid": _sigmoid,
@@ -90,6 +115,9 @@ UNARY: Mapping[str, Callable[[Expr, Mapping[str, Any]], Expr]] = {
     "negative": lambda x, _: _like(x, 0) - x,
     "square": lambda x, _: x * x,
     "logical_not": _plain(tirx.Not),
+    "bitwise_not": lambda x, _: tirx.Not(x) if _dtype(x) == "bool" else tirx.BitwiseNot(x),
+    "isfinite": _plain(tirx.isfinite),
+    "isinf": _plain(tirx.isinf),
     "rsqrt": lambda x, _: _one(x) / tirx.sqrt(x),
     **{
         name: _plain(getattr(tirx, name))
@@ -108,8 +136,16 @@ BINARY: Mapping[str, Callable[[Expr, Expr], Expr]] = {
     "maximum": tirx.max,
     "minimum": tirx.min,
     "power": tirx.pow,
-    "floor_divide": tirx.floordiv,
-    "floor_mod": tirx.floormod,
+    "floor_divide": _floor_divide,
+    "floor_mod": _floor_mod,
+    "mod": _remainder,
+    "atan2": tirx.atan2,
+    "bitwise_and": _bits(lambda a, b: a & b, tirx.And),
+    "bitwise_or": _bits(lambda a, b: a | b, tirx.Or),
+    "bitwise_xor": _bits(lambda a, b: a ^ b, _exclusive),
+    "left_shift": lambda a, b: a << b,
+    "right_shift": lambda a, b: a >> b,
+    "logical_xor": _exclusive,
     "greater": lambda a, b: a > b,
     "greater_equal": lambda a, b: a >= b,
     "less": lambda a, b: a < b,
@@ -123,7 +159,7 @@ BINARY: Mapping[str, Callable[[Expr, Expr], Expr]] = {
 
 def supports(op: str) -> bool:
     """Whether `apply` has an expression for the operator."""
-    return op in UNARY or op in BINARY or op in ("clip", "where", "astype", "nn.prelu")
+    return op in UNARY or op in BINARY or op in ("clip", "where", "astype", "nn.prelu", "ewise_fma")
 
 
 def apply(call: OpCall, args: Sequence[Expr]) -> Expr:
@@ -141,6 +177,8 @@ def apply(call: OpCall, args: Sequence[Expr]) -> Expr:
     if call.op == "nn.prelu":
         zero = _like(args[0], 0.0)
         return tirx.max(args[0], zero) + args[1] * tirx.min(args[0], zero)
+    if call.op == "ewise_fma":
+        return args[0] * args[1] + args[2]
     if call.op in UNARY:
         return UNARY[call.op](args[0], call.attrs)
     if call.op in BINARY:

@@ -18,8 +18,9 @@ from dsa_compiler.operators.table import OPERATORS
 Case = tuple[OpCall, list[np.ndarray]]
 EXTREMES = [0.0, 1.0, -1.0, 0.5, -0.5, 1.5, 2.5, -1.5, 3.0, -3.0, 20.0, -20.0]
 COMPARISONS = {"greater", "greater_equal", "less", "less_equal", "equal", "not_equal"}
-LOGIC = {"logical_and", "logical_or", "logical_not"}
-TRUTHS = {"isnan", *COMPARISONS, *LOGIC}
+LOGIC = {"logical_and", "logical_or", "logical_not", "logical_xor"}
+TRUTHS = {"isnan", "isinf", "isfinite", *COMPARISONS, *LOGIC}
+BITS = {"bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "left_shift", "right_shift"}
 RANGES: Mapping[str, tuple[float, float]] = {
     "log": (0.01, 50),
     "sqrt": (0, 50),
@@ -90,7 +91,7 @@ def require_equal(cases: Sequence[Case], tolerance: float = 2e-6) -> None:
 
 def test_every_unary_operator() -> None:
     cases = []
-    for op in sorted(UNARY):
+    for op in sorted(UNARY.keys() - BITS):
         dtype = "bool" if op in TRUTHS else "float32"
         attrs = {"alpha": 0.2} if op == "nn.leakyrelu" else {}
         cases.append((op_call(op, 1, dtype, **attrs), [values(op, 1)]))
@@ -100,8 +101,7 @@ def test_every_unary_operator() -> None:
 def test_every_binary_operator() -> None:
     cases = [
         (op_call(op, 2, "bool" if op in TRUTHS else "float32"), [values(op, 1), values(op, 2)])
-        for op in sorted(BINARY)
-        if op not in ("floor_divide", "floor_mod")
+        for op in sorted(BINARY.keys() - BITS)
     ]
     require_equal(cases, 5e-6)
 
@@ -116,6 +116,10 @@ def test_integers() -> None:
         "minimum",
         "floor_divide",
         "floor_mod",
+        "mod",
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_xor",
         *sorted(COMPARISONS),
     )
     cases = [
@@ -123,8 +127,18 @@ def test_integers() -> None:
         for op in names
     ]
     cases += [
-        (op_call(op, 1, "int32"), [values(op, 3, "int32")]) for op in ("negative", "square", "sign", "nn.relu", "abs")
+        (op_call(op, 1, "int32"), [values(op, 3, "int32")]) for op in ("negative", "square", "sign", "nn.relu", "abs", "bitwise_not")
     ]
+    shifts = np.arange(64, dtype=np.int32) % 9
+    cases += [(op_call(op, 2, "int32"), [values(op, 3, "int32"), shifts]) for op in ("left_shift", "right_shift")]
+    require_equal(cases)
+
+
+def test_bits_of_truths_and_sums_of_products() -> None:
+    a, b = values("logical_or", 1), values("logical_or", 2)
+    cases = [(op_call(op, 2, "bool"), [a, b]) for op in ("bitwise_and", "bitwise_or", "bitwise_xor")]
+    cases.append((op_call("bitwise_not", 1, "bool"), [a]))
+    cases.append((op_call("ewise_fma", 3, "float32"), [values("add", n) for n in (1, 2, 3)]))
     require_equal(cases)
 
 
@@ -182,6 +196,7 @@ def test_what_is_supported() -> None:
     assert not supports("conv2d")
     elementwise = {name for name, op in OPERATORS.items() if op.category == "elementwise"}
     assert {*UNARY, *BINARY} <= elementwise
+    assert {name for name in elementwise if not supports(name)} == set()
 
 
 def test_unknown_operators_are_refused() -> None:

@@ -345,7 +345,8 @@ def test_constant_right_of_many_batches() -> None:
 def test_bias_of_batches_that_do_not_join() -> None:
     """The batch is contiguous and the depth is not: no view has all rows in one dimension."""
     network = Network()
-    x, w, bias = network.source("x", (24, 9)), network.given("w", (24, 19)), network.given("c", (19,))
+    w, bias = network.given("w", (24, 19)), network.given("c", (19,))
+    network.source("x", (24, 9))
     turned = View("x", (9, 1, 24), ((0, 1), (1, 0), (1, 0)))
     row = repeated(bias, (9, 1, 19))
     y = network.result("y", (9, 1, 19))
