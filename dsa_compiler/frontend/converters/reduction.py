@@ -55,7 +55,9 @@ def _arg(fn: Callable[..., Any]) -> Converter:
         keep = bool(node.attrs.get("keepdims", 1))
         if node.attrs.get("select_last_index", 0):
             last = node.emit(fn(node.emit(op.flip(x, axis)), axis=axis, keepdims=keep))
-            return node.emit(op.subtract(relax.const(shape_of(x)[axis] - 1, dtype_of(last)), last))
+            place = node.emit(op.astype(last, "int32"))
+            found = node.emit(op.subtract(relax.const(shape_of(x)[axis] - 1, "int32"), place))
+            return node.emit(op.astype(found, dtype_of(last)))
         return node.emit(fn(x, axis=axis, keepdims=keep))
 
     return convert
