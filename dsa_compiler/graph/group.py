@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Any
 
 from tvm import relax
@@ -82,15 +83,29 @@ class _Grouping:
 
     def _grow(self, seed: int, anchored: bool) -> Group:
         """Take elementwise users as long as, in the end, one member alone is used outside."""
-        members = {seed}
+        members: set[int] = set()
+        outside: dict[int, int] = {}  # member -> how many of its users are none
+        waiting: list[int] = []  # users of members, the first in order first
+
+        def take(i: int) -> None:
+            members.add(i)
+            outside[i] = sum(u not in members for u in self._users[i])
+            for s in dict.fromkeys(self._inputs[i]):
+                if s in members:
+                    outside[s] -= 1
+            for u in self._users[i]:
+                heappush(waiting, u)
+
+        take(seed)
         closed = {seed}
-        for i in range(seed + 1, len(self._bindings)):
-            if not self._joins(i, members):
-                if self._stuck(members, i):
-                    break
+        while waiting:
+            i = heappop(waiting)
+            if i < 0 or i in members or not self._joins(i, members):
                 continue
-            members |= {i} | self._absorbed(i, members, seed if anchored else -1)
-            if self._open(members) == {i}:
+            for new in sorted(self._absorbed(i, members, seed if anchored else -1)):
+                take(new)
+            take(i)
+            if outside[i] and not any(n for m, n in outside.items() if m != i):
                 closed = set(members)
         self._taken |= closed
         ordered = tuple(sorted(closed))
@@ -100,16 +115,8 @@ class _Grouping:
         return (
             i not in self._taken
             and self._is_elementwise(i)
-            and any(s in members for s in self._inputs[i])
             and self._shapes[i] == self._shapes[max(members)]
         )
-
-    def _stuck(self, members: set[int], i: int) -> bool:
-        """Whether no later binding can join: every open member's users lie before `i`."""
-        return all(u <= i for m in members for u in self._users[m])
-
-    def _open(self, members: set[int]) -> set[int]:
-        return {m for m in members if any(u not in members for u in self._users[m])}
 
     def _absorbed(self, i: int, members: set[int], anchor: int) -> set[int]:
         """Return elementwise operators that feed `i` alone and belong to no group; none that `anchor` reads."""
@@ -117,10 +124,11 @@ class _Grouping:
         pending = list(self._inputs[i])
         while pending:
             s = pending.pop()
-            inside = members | found | {i}
-            if s in inside or s in self._taken or not self._is_elementwise(s) or self._shapes[s] != self._shapes[i]:
+            if s in members or s in found or s in self._taken or not self._is_elementwise(s) or self._shapes[s] != self._shapes[i]:
                 continue
-            if anchor not in self._users[s] and all(u in inside for u in self._users[s]):
+            if anchor not in self._users[s] and all(
+                u in members or u in found or u == i for u in self._users[s]
+            ):
                 found.add(s)
                 pending.extend(self._inputs[s])
         return found

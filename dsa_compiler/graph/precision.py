@@ -120,8 +120,9 @@ def exact_values(main: relax.Function) -> set[Any]:
             users.setdefault(operand, []).append(b)
     returned = _returned(main)
     whole, passing = _of_integers(bindings), returned - {b.var for b in bindings}
+    used = users.keys() | returned
     for b in reversed(bindings):
-        if not _carries(b) or (b.var in returned and b.var not in whole) or b.var not in users.keys() | returned:
+        if not _carries(b) or (b.var in returned and b.var not in whole) or b.var not in used:
             continue
         readers = [u for u in users.get(b.var, ()) if not _compares(u) and u.var not in passing]
         if all(u.var in exact or _quantises(u.value) for u in readers) and (readers or b.var in returned):

@@ -18,33 +18,26 @@ JOINED = "\n"  # between the names of several ONNX nodes of one binding, the fir
 def bindings_of(main: relax.Function) -> Iterator[Any]:
     """Yield the bindings of a function in order."""
     for block in main.body.blocks:
-        yield from block.bindings
+        yield from block.bindings[:]  # a slice is a list, several times faster to go through than TVM's array
 
 
-def operands(expr: Any) -> Iterator[Any]:
-    """Yield the leaf operands of a call, a tuple or an item of a tuple."""
+def operands(expr: Any) -> list[Any]:
+    """Return the leaf operands of a call, a tuple or an item of a tuple."""
     if isinstance(expr, relax.Call):
-        for arg in expr.args:
-            yield from operands(arg) if isinstance(arg, relax.Tuple) else (arg,)
+        fields = expr.args[:]
     elif isinstance(expr, relax.Tuple):
-        for field in expr.fields:
-            yield from operands(field) if isinstance(field, relax.Tuple) else (field,)
+        fields = expr.fields[:]
     elif isinstance(expr, relax.TupleGetItem):
-        yield from operands(expr.tuple_value)
+        return operands(expr.tuple_value)
     else:
-        yield expr
+        return [expr]
+    if not any(isinstance(field, relax.Tuple) for field in fields):
+        return fields
+    return [leaf for field in fields for leaf in (operands(field) if isinstance(field, relax.Tuple) else (field,))]
 
 
-def _live(bindings: list[Any]) -> list[Any]:
-    """Return the bindings that the last one depends on, in order."""
-    used = {bindings[-1].var}
-    live = []
-    for binding in reversed(bindings):
-        if binding.var in used:
-            live.append(binding)
-            used.update(v for v in operands(binding.value) if isinstance(v, relax.Var))
-    live.reverse()
-    return live
+def _variables(expr: Any) -> list[Any]:
+    return [v for v in operands(expr) if isinstance(v, relax.Var)]
 
 
 class Rewriter:
@@ -65,6 +58,8 @@ class Rewriter:
         self._calls: dict[Any, Any] = {}
         self._new_uses: Counter[Any] = Counter()
         self._bindings: list[Any] = []
+        self._reads: list[list[Any]] = []  # for each new binding, the variables that it reads
+        self._old_reads: dict[Any, list[Any]] = {}  # the same of old ones, by variable
         self._names: set[str] = set()
         self._counts: Counter[str] = Counter()
         self._old_nodes = dict(self.main.attrs[NODES].items()) if self.main.attrs and NODES in self.main.attrs else {}
@@ -87,7 +82,8 @@ class Rewriter:
         result = self.bb.normalize(self.finish(self.main.body.body))
         var = relax.Var(self._unique("result"), result.ty)
         self._bindings.append(relax.VarBinding(var, result))
-        body = relax.SeqExpr([relax.DataflowBlock(_live(self._bindings))], var)
+        self._reads.append(_variables(result))
+        body = relax.SeqExpr([relax.DataflowBlock(self._live(var))], var)
         attrs = {k: v for k, v in self.main.attrs.items() if k != NODES} if self.main.attrs else {}
         function = relax.Function(params, body, result.ty)
         mod = self.bb.get()
@@ -131,6 +127,17 @@ class Rewriter:
         self._names.add(name)
         return name
 
+    def _live(self, last: Any) -> list[Any]:
+        """Return the new bindings that `last` depends on, in order."""
+        used = {last}
+        live = []
+        for binding, reads in zip(reversed(self._bindings), reversed(self._reads), strict=True):
+            if binding.var in used:
+                live.append(binding)
+                used.update(reads)
+        live.reverse()
+        return live
+
     def finish(self, body: Any) -> Any:
         """Return the new result of the function."""
         return self.resolve(body)
@@ -140,7 +147,7 @@ class Rewriter:
         if isinstance(expr, relax.Var):
             return self._env[expr]
         if isinstance(expr, relax.Tuple):
-            fields = list(expr.fields)
+            fields = expr.fields[:]
             resolved = [self.resolve(f) for f in fields]
             same = all(a is b or a.same_as(b) for a, b in zip(resolved, fields, strict=True))
             return expr if same else relax.Tuple(resolved)
@@ -164,6 +171,7 @@ class Rewriter:
         unique = name or self._unique(binding_name(origin.split(JOINED)[0]) if origin else "lv")
         var = relax.DataflowVar(unique, expr.ty)
         self._bindings.append(relax.VarBinding(var, expr))
+        self._reads.append(_variables(expr))
         self._calls[var] = expr
         if origin:
             self._new_nodes[var.name] = origin
@@ -192,7 +200,7 @@ class Rewriter:
         if not isinstance(value, relax.Call):
             self._set(var, self.resolve(value))
             return
-        old_args = list(value.args)
+        old_args = value.args[:]
         args = [self.resolve(a) for a in old_args]
         same = all(a is b or a.same_as(b) for a, b in zip(args, old_args, strict=True))
         call = value if same else relax.Call(value.op, args, value.attrs, value.ty_args)
@@ -206,6 +214,7 @@ class Rewriter:
         """Take over a binding that nothing changes."""
         var = binding.var
         self._bindings.append(binding)
+        self._reads.append(self._old_reads[var])
         self._calls[var] = binding.value
         if self._node:
             self._new_nodes[var.name] = self._node
@@ -219,18 +228,20 @@ class Rewriter:
     def _live_bindings(self) -> list[Any]:
         """Return the bindings that the result depends on, in order; count the uses of every variable."""
         bindings = list(bindings_of(self.main))
-        used = {v for v in operands(self.main.body.body) if isinstance(v, relax.Var)}
-        self.uses.update(v for v in operands(self.main.body.body) if isinstance(v, relax.Var))
+        one = {v: v for v in (*self.main.params, *(b.var for b in bindings))}  # the same object wherever it is read
+        used = set(_variables(self.main.body.body))
+        self.uses.update(_variables(self.main.body.body))
         live = []
         for binding in reversed(bindings):
-            if binding.var not in used:
+            var = one[binding.var]
+            if var not in used:
                 continue
             live.append(binding)
-            for operand in operands(binding.value):
-                if isinstance(operand, relax.Var):
-                    used.add(operand)
-                    self.uses[operand] += 1
-                    self.users.setdefault(operand, []).append(binding)
+            self._old_reads[var] = reads = [one.get(v, v) for v in _variables(binding.value)]
+            for operand in reads:
+                used.add(operand)
+                self.uses[operand] += 1
+                self.users.setdefault(operand, []).append(binding)
         live.reverse()
         self._settle_aliases(live)
         return live

@@ -64,12 +64,13 @@ class Storage:
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self._tensors = tensors
         self._places: dict[str, Lazy] = {}
-        self._uses: list[tuple[Lazy, Rule]] = []
+        self._parts: dict[str, list[str]] = {}  # tensor -> those that `_places` puts into it
+        self._uses: dict[str, list[tuple[Lazy, Rule]]] = {}  # by tensor
         self.dense: set[str] = set()
 
     def use(self, value: Lazy, rule: Rule) -> None:
         """Record that a layer reads or writes `value` by a view that `rule` accepts."""
-        self._uses.append((value, rule))
+        self._uses.setdefault(value.tensor, []).append((value, rule))
         view, dense = self._resolve(value)
         if view is None or not rule(view):
             raise InternalError(f"{value} is no view that its layer can use", where="extract_layers")
@@ -108,11 +109,12 @@ class Storage:
         if tensor.dtype != self._tensors[region.tensor].dtype:
             return False
         self._places[name] = value.undone(region)
-        moved = [(v, rule) for v, rule in self._uses if self._passes(v.tensor, name)]
+        moved = [use for stored in self._stored_in(name) for use in self._uses.get(stored, ())]
         resolved = [(self._resolve(v), rule) for v, rule in moved]
         if any(view is None or not rule(view) for (view, _), rule in resolved):
             del self._places[name]
             return False
+        self._parts.setdefault(region.tensor, []).append(name)
         dense_names = {view.tensor for (view, dense), _ in resolved if dense and view is not None}
         self.dense.update(n for n in dense_names if self._tensors[n].role == "activation")
         return True
@@ -124,7 +126,8 @@ class Storage:
             return replace(value, tensor=new) if value.tensor == old else value
 
         self._places = {new if k == old else k: renamed(v) for k, v in self._places.items()}
-        self._uses = [(renamed(v), rule) for v, rule in self._uses]
+        self._parts = {new if k == old else k: [new if n == old else n for n in v] for k, v in self._parts.items()}
+        self._uses = {new if k == old else k: [(renamed(v), r) for v, r in uses] for k, uses in self._uses.items()}
         if old in self.dense:
             self.dense = (self.dense - {old}) | {new}
 
@@ -133,11 +136,12 @@ class Storage:
             name = self._places[name].tensor
         return name
 
-    def _passes(self, name: str, through: str) -> bool:
-        """Whether tensor `name` is stored in (or is) `through`."""
-        while name != through and name in self._places:
-            name = self._places[name].tensor
-        return name == through
+    def _stored_in(self, name: str) -> list[str]:
+        """Return the tensors that are stored in tensor `name`, itself included."""
+        found = [name]
+        for tensor in found:
+            found.extend(self._parts.get(tensor, ()))
+        return found
 
     def _resolve(self, value: Lazy) -> tuple[View | None, bool]:
         """Return the view of the root tensor, and whether it needs that tensor dense."""
