@@ -124,7 +124,9 @@ class _Grouping:
         pending = list(self._inputs[i])
         while pending:
             s = pending.pop()
-            if s in members or s in found or s in self._taken or not self._is_elementwise(s) or self._shapes[s] != self._shapes[i]:
+            if s in members or s in found or s in self._taken or not self._is_elementwise(s):
+                continue
+            if self._shapes[s] != self._shapes[i]:
                 continue
             if anchor not in self._users[s] and all(
                 u in members or u in found or u == i for u in self._users[s]
