@@ -74,7 +74,8 @@ def shape_of(x: Candidates, p: MatrixProblem, traffic: MatrixTraffic, target: Ta
         k_chunks, pieces, -(-pieces // x.gm), -(-p.batches // x.gb), chunks, chunks_core, -(-chunks_core // x.panel),
         -(-x.piece_rows // t.rows) * -(-x.piece_columns // t.columns),
         np.minimum(x.gm, pieces) * np.minimum(x.gn, chunks) * x.gb,
-        a_bytes, a_charged, b_bytes, b_charged, out_charged, out_charged * traffic.extras, _vector(x, p, traffic, target),
+        a_bytes, a_charged, b_bytes, b_charged, out_charged, out_charged * traffic.extras,
+        _vector(x, p, traffic, target),
     )  # fmt: skip
 
 

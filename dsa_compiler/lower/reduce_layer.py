@@ -185,7 +185,7 @@ def lower_norm_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: i
     centred = call.op != "nn.rms_norm"
     count = math.prod(data.shape[a] for a in axes)
     along = sorted(axes) if call.op != "nn.instance_norm" else [int(call.attrs["channel_axis"]) % len(data.shape)]
-    spread = tuple(_spread(f, along, data.shape) for f in factors)
+    spread = tuple(spread_factor(f, along, data.shape) for f in factors)
     epsilon = float(call.attrs["epsilon"])
 
     def compute(tile: _Tile, x: Element, finish: Element) -> Stmt:
@@ -255,7 +255,7 @@ def _squares(tile: _Tile, total: Buffer, value: Element) -> list[Stmt]:
     return [allocation, tile.each(squares, square), tile.fold(total, 0.0, _add, lambda *at: squares[tuple(at)])]
 
 
-def _spread(view: View, axes: Sequence[int], shape: tuple[int, ...]) -> View:
+def spread_factor(view: View, axes: Sequence[int], shape: tuple[int, ...]) -> View:
     """A factor whose dimensions run along `axes`, repeated along the others."""
     strides: list[tuple[int, int]] = [(0, 0)] * len(shape)
     for axis, stride in zip(axes, view.strides[-len(axes) :], strict=True):
@@ -270,23 +270,29 @@ _FOLDS: dict[str, tuple[float | None, Callable[[Expr, Expr], Expr]]] = {
     "min": (None, tirx.min),
     "prod": (1.0, lambda a, b: a * b),
 }
-REDUCTIONS = frozenset(_FOLDS)
+REDUCTIONS = frozenset({*_FOLDS, "variance"})
 """The reductions that `lower_reduce_layer` takes."""
 
 
 def lower_reduce_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0) -> LoweredKernel:
-    """sum, mean, max, min or prod over some axes, with its epilogue.
+    """sum, mean, max, min, prod or variance over some axes, with its epilogue.
 
     Raises `Infeasible` for another reduction or if the reduced axes do not fit L1.
     """
     call = layer.calls[layer.master]
-    if call.op not in _FOLDS:
+    if call.op not in REDUCTIONS:
         raise Infeasible(f"reduction {call.op}", 1, 0, where="lower.reduce_layer")
     data = layer.inputs[int(call.args[0][1])]
     axes = call.attrs.get("axis")
     names = range(len(data.shape)) if axes is None else [axes] if isinstance(axes, int) else axes
     reduced = frozenset(int(a) % len(data.shape) for a in names)
     count = math.prod(data.shape[a] for a in reduced)
+    keep = bool(call.attrs.get("keepdims", False))
+    if call.op == "variance":
+        return _lower(
+            layer, graph, target, data, reduced, (), _variance(count), _variance_by_blocks(count), rank, temporaries=3,
+            reduces=True, keepdims=keep,
+        )  # fmt: skip
     first, combine = _FOLDS[call.op]
 
     def compute(tile: _Tile, x: Element, finish: Element) -> Stmt:
@@ -316,10 +322,44 @@ def lower_reduce_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank:
         folded = stream.fold(acc, start, combine, lambda c: lambda *at: _wide(c, at))
         return sequence(folded, stream.each_result(lambda c: lambda *at: result(c, at)))
 
-    keep = bool(call.attrs.get("keepdims", False))
     return _lower(
         layer, graph, target, data, reduced, (), compute, passes, rank, temporaries=1, reduces=True, keepdims=keep
     )
+
+
+def _variance(count: int) -> Callable[[_Tile, Element, Element], Stmt]:
+    """The mean of squared differences from the mean, in float32."""
+    scale = constant(1.0 / count, "float32")
+
+    def compute(tile: _Tile, x: Element, finish: Element) -> Stmt:
+        mean, a0 = tile.statistic("mean", "float32", filled=True)
+        centre, a1 = tile.whole("centre", "float32")
+        total, a2 = tile.statistic("total", "float32", filled=True)
+        return sequence(
+            a0, tile.fold(mean, 0.0, _add, x), tile.each_statistic(mean, lambda *at: mean[tuple(at)] * scale),
+            a1, tile.each(centre, lambda *at: x(*at) - mean[tuple(tile.row(at))]),
+            a2, *_squares(tile, total, lambda *at: centre[tuple(at)]),
+            tile.each_row(tile.context.out, lambda *at: finish(total[tuple(at)] * scale, *at)),
+        )  # fmt: skip
+
+    return compute
+
+
+def _variance_by_blocks(count: int) -> Callable[[Stream, Finish], Stmt]:
+    """As `_variance`, block by block."""
+    scale = constant(1.0 / count, "float32")
+
+    def passes(stream: Stream, finish: Finish) -> Stmt:
+        mean, total = stream.statistic("mean", "float32"), stream.statistic("total", "float32")
+        centre: Element = lambda c, at: cast(_wide(c, at), "float32") - mean[tuple(stream.row(at))]  # noqa: E731
+        return sequence(
+            stream.fold(mean, 0.0, _add, lambda c: lambda *at: cast(_wide(c, at), "float32")),
+            stream.each_row(mean, lambda *at: mean[tuple(at)] * scale),
+            stream.fold(total, 0.0, _add, lambda c: lambda *at: centre(c, at) * centre(c, at)),
+            stream.each_result(lambda c: lambda *at: finish(c, total[tuple(at)] * scale, at)),
+        )
+
+    return passes
 
 
 def _lower(

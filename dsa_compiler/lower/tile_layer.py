@@ -90,7 +90,7 @@ def simplify_views(views: Sequence[View], out: View, graph: LayerGraph, target: 
 
     A single element has one dimension.
     """
-    everything = [_flat(v, graph.tensors[v.tensor], target) for v in (*views, out)]
+    everything = [flat_view(v, graph.tensors[v.tensor], target) for v in (*views, out)]
     if not out.shape:
         everything = [replace(v, shape=(1,), strides=((0, 0),)) for v in everything]
     dim = 0
@@ -103,7 +103,7 @@ def simplify_views(views: Sequence[View], out: View, graph: LayerGraph, target: 
     return everything[:-1], everything[-1]
 
 
-def _flat(view: View, tensor: Tensor, target: Target) -> View:
+def flat_view(view: View, tensor: Tensor, target: Target) -> View:
     """The view in columns alone if the rows of its tensor lie without gaps."""
     return flattened(view, tensor.columns) if row_pitch(tensor, target) == tensor.columns else view
 

@@ -128,7 +128,7 @@ def test_norm_in_float32() -> None:
     )
 
 
-@pytest.mark.parametrize("op", ["sum", "mean", "max", "min", "prod"])
+@pytest.mark.parametrize("op", ["sum", "mean", "max", "min", "prod", "variance"])
 @pytest.mark.parametrize("axes", [(2,), (1,), (0,), (1, 2), (0, 2)])
 def test_axes(op: str, axes: tuple[int, ...]) -> None:
     network = Network()
@@ -137,7 +137,7 @@ def test_axes(op: str, axes: tuple[int, ...]) -> None:
     )
 
 
-@pytest.mark.parametrize("op", ["sum", "mean", "max", "min", "prod"])
+@pytest.mark.parametrize("op", ["sum", "mean", "max", "min", "prod", "variance"])
 def test_on_the_cpu(op: str) -> None:
     network = Network()
     check_layer(
@@ -197,7 +197,7 @@ def test_unknown_reductions_and_norms_are_refused() -> None:
 @given(
     st.lists(st.sampled_from([1, 2, 5, 7, 16, 33]), min_size=1, max_size=4),
     st.data(),
-    st.sampled_from(["sum", "mean", "max", "min"]),
+    st.sampled_from(["sum", "mean", "max", "min", "variance"]),
     st.booleans(),
     st.sampled_from(["float16", "float32"]),
     st.sampled_from(["four", "plain", "narrow", "npu-v2"]),
@@ -208,7 +208,7 @@ def test_any_reduction(shape: list[int], data: st.DataObject, op: str, keepdims:
     network = Network()
     made = reduction(network, shape, op, sorted(axes), keepdims or len(axes) == len(shape), dtype)
     values = network.values["x"].astype(np.float64)
-    scale = max(1.0, math.sqrt(values.size)) if op in ("sum", "mean") else 1.0
+    scale = max(1.0, math.sqrt(values.size)) if op in ("sum", "mean") else 4.0 if op == "variance" else 1.0
     check_layer(
         network, made, part(target), seeds=(1,), retries=7, tolerance=scale * (4e-3 if dtype == "float16" else 1e-5)
     )
