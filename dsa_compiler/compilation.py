@@ -70,21 +70,18 @@ class Compilation:
         """The layer's kernel, or those of its parts if it stands for several and none fits all of it."""
         if not layer.parts:
             return [self._compile_layer(layer, number)]
-        try:
-            whole = self._compile_layer(layer, number)
-        except Infeasible:
-            whole = None
-        if whole is not None and whole.trace is not None:
+        whole = self._compile_layer(layer, number, host=False)
+        if whole.trace is not None:
             return [whole]
         self.feedback["joined layers"] += 1
         return [self._compile_layer(part, number) for part in layer.parts]
 
-    def _compile_layer(self, layer: Layer, number: int) -> CompiledLayer:
+    def _compile_layer(self, layer: Layer, number: int, *, host: bool = True) -> CompiledLayer:
         """The layer's kernel: at most `MOST_RETRIES` choices are tried; one that fits but has no instructions is
-        left to the CPU."""
+        left to the CPU, and so is, with `host`, a layer that nothing fits."""
         if layer.kind == "host":
             return CompiledLayer(layer, None, None, None, str(layer.calls[0].attrs["reason"]))
-        failure: Infeasible | None = None
+        failure: Exception | None = None
         outlined: CompiledLayer | None = None
         for rank in range(MOST_RETRIES):
             try:
@@ -94,6 +91,10 @@ class Compilation:
                 failure = failure or reason
                 self.feedback[reason.limit] += 1
                 continue
+            except Exception as error:  # a defect of ours or of TVM's costs time, not the model
+                self.feedback["defects"] += 1
+                failure = error
+                break
             if trace is not None:
                 return CompiledLayer(layer, kernel, emitted, trace)
             self.feedback["instructions"] += 1
@@ -101,13 +102,22 @@ class Compilation:
         if outlined is not None:
             return outlined
         assert failure is not None  # at least one attempt was made
-        return self._on_the_host(layer, failure)
+        return self._on_the_host(layer, failure, host)
 
-    def _on_the_host(self, layer: Layer, failure: Infeasible) -> CompiledLayer:
-        """The layer as a step of the CPU, which has room for any tile; `failure` is why the part does not take it."""
-        self.feedback["host"] += 1
-        kernel = lower_host_layer(layer, self.graph, self.target)
-        return CompiledLayer(layer, kernel, None, None, f"no choice fits: {failure}")
+    def _on_the_host(self, layer: Layer, failure: Exception, host: bool) -> CompiledLayer:
+        """The layer as a step of the CPU, which has room for any tile; `failure` is why the part does not take it.
+
+        Without a kernel where even that fails, or without `host`.
+        """
+        lines = str(failure).strip().splitlines() or [type(failure).__name__]
+        reason = f"no choice fits: {failure}" if isinstance(failure, Infeasible) else f"defect: {lines[-1].strip()}"
+        if not host:
+            return CompiledLayer(layer, None, None, None, reason)
+        try:
+            kernel = lower_host_layer(layer, self.graph, self.target)
+        except Exception:  # the reason is that of the part
+            return CompiledLayer(layer, None, None, None, reason)
+        return CompiledLayer(layer, kernel, None, None, reason)
 
     def emit(self, kernel: LoweredKernel, number: int) -> tuple[EmitResult, Trace | None]:
         """The kernel as instructions and as a stream; no stream if nests were left over."""

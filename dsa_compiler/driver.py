@@ -11,16 +11,11 @@ from typing import Any
 from onnx import ModelProto
 
 from dsa_compiler.bounds import Bounds, analyze
-from dsa_compiler.compilation import Compilation, CompiledLayer
+from dsa_compiler.compilation import CompiledLayer
 from dsa_compiler.frontend import load_model
 from dsa_compiler.frontend.shapes import shape_defaults
-from dsa_compiler.graph.attention import fuse_attention
-from dsa_compiler.graph.build import build_graph
-from dsa_compiler.graph.join_copies import join_copies
-from dsa_compiler.lower.footprint import check_footprint
-from dsa_compiler.lower.lower import lacking
-from dsa_compiler.lower.storage import plan_storage
 from dsa_compiler.options import CompileOptions
+from dsa_compiler.placement import place_layers
 from dsa_compiler.program.tables import Program
 from dsa_compiler.program_memory import fit_program
 from dsa_compiler.report.provenance import layer_facts
@@ -50,13 +45,7 @@ def compile_model(
     for line in shape_defaults(proto):
         progress(line)
     bounds = analyze(proto, part, options.precision)
-    progress("graph")
-    graph = build_graph(proto, options.precision, lacking)
-    check_footprint(graph, part)
-    graph = plan_storage(join_copies(fuse_attention(graph)), part)
-    progress(f"kernels of {len(graph.layers)} layers")
-    work = Compilation(graph, part, options)
-    layers = work.compile_layers()
+    work, layers = place_layers(proto, part, options, progress)
     progress("assembly")
 
     def assemble(chosen: list[CompiledLayer]) -> Program:
@@ -65,7 +54,7 @@ def compile_model(
 
     program = fit_program(work, layers, assemble)
     program.info["compile_s"] = time.perf_counter() - start  # type: ignore[index]
-    return Executable(program, proto, graph, layers)
+    return Executable(program, proto, work.graph, layers)
 
 
 def _info(

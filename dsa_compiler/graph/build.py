@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import tvm
 from onnx import ModelProto
@@ -23,13 +23,15 @@ Lacking = Callable[[Layer], str]
 """Why there is no kernel for a layer, "" if there is one."""
 
 
-def build_graph(model: ModelProto, precision: Precision | None, lacking: Lacking) -> LayerGraph:
+def build_graph(
+    model: ModelProto, precision: Precision | None, lacking: Lacking, host: Mapping[str, str] | None = None
+) -> LayerGraph:
     """The layers of a model that `load_model` made.
 
-    Nodes of layers that `lacking` names become host steps, and so does the whole model if the graph passes fail.
-    Raises `UserError` for a model that is wrong.
+    Nodes that `host` names and those of layers that `lacking` names become host steps, and so does the whole model if
+    the graph passes fail. Raises `UserError` for a model that is wrong.
     """
-    reasons: dict[str, str] = {}
+    reasons = dict(host or {})
     while True:
         try:
             mod = import_model(model, reasons)

@@ -82,8 +82,8 @@ def _run(memory: Mapping[str, Array], graph: LayerGraph, layer: Layer) -> Array:
     for call in layer.calls:
         tensors = [a for a in call.args if a[0] != "const"]
         like = fetch(tensors[0], np.dtype(np.float32)).dtype if tensors else compute_dtype(call.dtype)
-        if call.op == "where" and len(tensors) > 1:
-            like = fetch(tensors[-1], like).dtype
+        if call.op == "where":
+            like = fetch(tensors[-1], like).dtype if len(tensors) > 1 else compute_dtype(call.dtype)
         args = [fetch(a, like) for a in call.args]
         if call.op == "copy":
             results.append(args[0])

@@ -64,7 +64,8 @@ def _needed(calls: Sequence[OpCall], start: int) -> list[int]:
 def _element(call: OpCall, results: Mapping[int, Expr], operands: Sequence[Expr], places: Mapping[int, int]) -> Expr:
     raw = [_argument(kind, value, results, operands, places) for kind, value in call.args]
     known = [r for r in raw if r is not None]
-    dtype = str(known[-1].ty.dtype) if known else computation_dtype(call.dtype)
+    chosen = call.op == "where" and len(known) < 2  # the condition alone is no number
+    dtype = computation_dtype(call.dtype) if chosen or not known else str(known[-1].ty.dtype)
     args = [r if r is not None else constant(v, dtype) for r, (_, v) in zip(raw, call.args, strict=True)]
     return args[0] if call.op == "copy" else apply(call, args)
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from dsa_compiler import compilation
+from dsa_compiler.graph import build
+from dsa_compiler.graph.pipeline import optimize
+from dsa_compiler.lower import host_layer
+from dsa_compiler.lower.lower import lower_layer
 from tests.end_to_end.programs import FLOAT, INT64, check_model, model_of, node
 from tests.lower.parts import changed, part
 
@@ -46,3 +51,43 @@ def test_an_operator_without_a_template_is_a_host_step_of_its_node():
     steps = check_model(model, {"x": x}, "npu-v1", host=True).report["host_steps"]
     assert [s["op"] for s in steps] == ["TopK"]
     assert "no template for" in steps[0]["reason"]
+
+
+def test_neighbours_that_run_on_the_host_are_one_step():
+    x = RANDOM.standard_normal((5, 33)).astype(np.float32)
+    v, w = (RANDOM.standard_normal(shape).astype(np.float32) for shape in ((33, 700), (700, 40)))
+    nodes = [node("Abs", ["x"], ["a"]), node("MatMul", ["a", "v"], ["b"]), node("MatMul", ["b", "w"], ["y"])]
+    model = model_of(nodes, {"x": x}, {"y": FLOAT}, {"v": v, "w": w})
+    executable = check_model(model, {"x": x}, starved(), host=True)
+    assert [s["op"] for s in executable.report["host_steps"]] == ["MatMul+MatMul"]
+
+
+def test_a_pass_that_fails_costs_time_and_not_the_model(monkeypatch):
+    def broken(layer, graph, target, *, rank=0):
+        if layer.kind == "softmax":
+            raise ValueError("something unforeseen")
+        return lower_layer(layer, graph, target, rank=rank)
+
+    monkeypatch.setattr(compilation, "lower_layer", broken)
+    monkeypatch.setattr(host_layer, "lower_layer", broken)
+    x = RANDOM.standard_normal((5, 33)).astype(np.float32)
+    nodes = [node("Abs", ["x"], ["a"]), node("Softmax", ["a"], ["b"]), node("Neg", ["b"], ["y"])]
+    executable = check_model(model_of(nodes, {"x": x}, {"y": FLOAT}), {"x": x}, "npu-edge", host=True)
+    (step,) = executable.report["host_steps"]
+    assert step["op"] == "Softmax+Neg"  # its epilogue goes with it
+    assert step["reason"] == "defect: something unforeseen"
+    assert executable.report["feedback"]["defects"] == 1
+
+
+def test_graph_passes_that_fail_leave_the_model_to_the_host(monkeypatch):
+    def broken(mod, precision):
+        if any("dsac.host" not in str(b.value) for b in mod["main"].body.blocks[0].bindings[:-1]):
+            raise ValueError("an unforeseen graph")
+        return optimize(mod, precision)
+
+    monkeypatch.setattr(build, "optimize", broken)
+    x = RANDOM.standard_normal((5, 33)).astype(np.float32)
+    nodes = [node("Abs", ["x"], ["a"]), node("Neg", ["a"], ["y"])]
+    executable = check_model(model_of(nodes, {"x": x}, {"y": FLOAT}), {"x": x}, "npu-edge", host=True)
+    (step,) = executable.report["host_steps"]
+    assert step["reason"] == "the graph passes failed: an unforeseen graph"
