@@ -54,8 +54,8 @@ def test_an_operator_without_a_template_is_a_host_step_of_its_node():
 
 
 def test_neighbours_that_run_on_the_host_are_one_step():
-    x = RANDOM.standard_normal((5, 33)).astype(np.float32)
-    v, w = (RANDOM.standard_normal(shape).astype(np.float32) for shape in ((33, 700), (700, 650)))
+    x = RANDOM.standard_normal((5, 700)).astype(np.float32)
+    v, w = (RANDOM.standard_normal(shape).astype(np.float32) for shape in ((700, 650), (650, 700)))
     nodes = [node("Abs", ["x"], ["a"]), node("MatMul", ["a", "v"], ["b"]), node("MatMul", ["b", "w"], ["y"])]
     model = model_of(nodes, {"x": x}, {"y": FLOAT}, {"v": v, "w": w})
     executable = check_model(model, {"x": x}, starved(), host=True)
