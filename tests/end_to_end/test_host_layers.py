@@ -59,7 +59,7 @@ def test_neighbours_that_run_on_the_host_are_one_step():
     nodes = [node("Abs", ["x"], ["a"]), node("MatMul", ["a", "v"], ["b"]), node("MatMul", ["b", "w"], ["y"])]
     model = model_of(nodes, {"x": x}, {"y": FLOAT}, {"v": v, "w": w})
     executable = check_model(model, {"x": x}, starved(), host=True)
-    assert [s["op"] for s in executable.report["host_steps"]] == ["MatMul+MatMul"]
+    assert [s["node"] for s in executable.report["host_steps"]] == ["MatMul_b+MatMul_y"]
 
 
 def test_a_pass_that_fails_costs_time_and_not_the_model(monkeypatch):
