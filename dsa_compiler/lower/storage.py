@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from dsa_compiler.graph.layers import Layer, LayerGraph, Tensor
+from dsa_compiler.graph.space_to_depth import fold_space_to_depth
 from dsa_compiler.graph.views import View, flattened
 from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.lower.lines import takes_lines
@@ -20,7 +21,7 @@ from dsa_compiler.target import Target
 
 def plan_storage(graph: LayerGraph, target: Target) -> LayerGraph:
     """The graph with tensors of short rows stored as its layers read them best, and large reductions divided."""
-    return split_reductions(store_short_rows_dense(read_planes(graph, target), target), target)
+    return split_reductions(store_short_rows_dense(read_planes(fold_space_to_depth(graph), target), target), target)
 
 
 def store_short_rows_dense(graph: LayerGraph, target: Target) -> LayerGraph:
