@@ -16,13 +16,19 @@ from typing import Any
 
 from onnx import ModelProto
 
+from models.audio import audio_tagger
 from models.bert import bert2, bert_base
 from models.conformer import conformer
+from models.decoder import gpt2_small, llama_small
 from models.densenet import densenet121
+from models.detector import yolov4_small
 from models.dlrm import dlrm
+from models.inspection import inspector
 from models.mobilenet import mobilenet_v2
+from models.radiance import nerf_small
 from models.resnet import resnet18, resnet50
 from models.samples import sample_inputs
+from models.segmenter import unet_small
 from models.tiny import tiny_cnn, tiny_transformer
 from models.vit import vit_b16
 
@@ -43,6 +49,13 @@ _GENERATORS: Mapping[str, Callable[..., ModelProto]] = MappingProxyType(
             conformer,
             tiny_cnn,
             tiny_transformer,
+            llama_small,
+            gpt2_small,
+            yolov4_small,
+            unet_small,
+            nerf_small,
+            audio_tagger,
+            inspector,
         )
     }
 )

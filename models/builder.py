@@ -79,10 +79,10 @@ class GraphBuilder:
         self.model.graph.input.append(helper.make_tensor_value_info(name, dtype, shape))
         return Tensor(name, shape)
 
-    def output(self, name: str, value: Tensor) -> ModelProto:
-        """Give `value` the output name `name` and return the finished model."""
+    def output(self, name: str, value: Tensor, dtype: int = TensorProto.FLOAT) -> ModelProto:
+        """Give `value` the output name `name` and return the model, finished but for other outputs."""
         self.model.graph.node.append(helper.make_node("Identity", [value.name], [name], name=f"{name}_identity"))
-        self.model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, value.shape))
+        self.model.graph.output.append(helper.make_tensor_value_info(name, dtype, value.shape))
         return self.model
 
     def node(self, op: str, inputs: list[Tensor], shape: tuple[int, ...], **attributes: Any) -> Tensor:
@@ -209,6 +209,41 @@ class GraphBuilder:
         """max(x, 0)."""
         return self.node("Relu", [x], x.shape)
 
+    def unary(self, op: str, x: Tensor, **attributes: Any) -> Tensor:
+        """An elementwise operator of one operand."""
+        return self.node(op, [x], x.shape, **attributes)
+
+    def binary(self, op: str, a: Tensor, b: Tensor) -> Tensor:
+        """An elementwise operator of two operands, with broadcasting."""
+        return self.node(op, [a, b], tuple(np.broadcast_shapes(a.shape, b.shape)))
+
+    def where(self, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """a where the condition holds, else b, with broadcasting."""
+        return self.node("Where", [condition, a, b], tuple(np.broadcast_shapes(condition.shape, a.shape, b.shape)))
+
+    def reduce(self, op: str, x: Tensor, axis: int) -> Tensor:
+        """A reduction along one non-negative axis, which stays with extent 1 (ReduceSum takes its axes as an input)."""
+        shape = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+        if op == "ReduceSum":
+            return self.node(op, [x, self.indices([axis])], shape, keepdims=1)
+        return self.node(op, [x], shape, axes=[axis], keepdims=1)
+
+    def place_of(self, op: str, x: Tensor, axis: int) -> Tensor:
+        """ArgMax or ArgMin along a non-negative axis, which is dropped: int64."""
+        return self.node(op, [x], (*x.shape[:axis], *x.shape[axis + 1 :]), axis=axis, keepdims=0)
+
+    def slice(self, x: Tensor, axis: int, start: int, stop: int) -> Tensor:
+        """x from `start` to before `stop` along a non-negative axis."""
+        bounds = [self.indices([start]), self.indices([stop]), self.indices([axis])]
+        return self.node("Slice", [x, *bounds], (*x.shape[:axis], stop - start, *x.shape[axis + 1 :]))
+
+    def upsample(self, x: Tensor) -> Tensor:
+        """x [N, C, H, W] with every pixel twice in both directions, as Resize writes it."""
+        absent, scales = Tensor("", ()), self.constant("scales", np.array([1, 1, 2, 2], np.float32))
+        shape = (*x.shape[:2], *(2 * size for size in x.shape[2:]))
+        return self.node("Resize", [x, absent, scales], shape, mode="nearest",
+                         coordinate_transformation_mode="asymmetric", nearest_mode="floor")  # fmt: skip
+
     def relu6(self, x: Tensor) -> Tensor:
         """x clipped to [0, 6]."""
         return self.node("Clip", [x, self.scalar(0.0), self.scalar(6.0)], x.shape)
@@ -226,6 +261,13 @@ class GraphBuilder:
         scaled = self.node("Div", [x, self.scalar(math.sqrt(2.0))], x.shape)
         shifted = self.add(self.node("Erf", [scaled], x.shape), self.scalar(1.0))
         return self.mul(self.mul(x, shifted), self.scalar(0.5))
+
+    def gelu_tanh(self, x: Tensor) -> Tensor:
+        """x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) / 2, decomposed as exporters write it."""
+        cube = self.binary("Pow", x, self.scalar(3.0))
+        inner = self.add(x, self.mul(cube, self.scalar(0.044715)))
+        bent = self.unary("Tanh", self.mul(inner, self.scalar(math.sqrt(2.0 / math.pi))))
+        return self.mul(self.mul(x, self.scalar(0.5)), self.add(bent, self.scalar(1.0)))
 
     def softmax(self, x: Tensor) -> Tensor:
         """Softmax over the last axis."""

@@ -12,7 +12,8 @@ Array = npt.NDArray[Any]
 
 
 def sample_inputs(model: ModelProto, seed: int = 0) -> dict[str, Array]:
-    """Random inputs by name: smooth noisy images, standard normal features, row numbers, masks with a tail of zeros.
+    """Random inputs by name: smooth noisy images, standard normal features, row numbers, masks with a tail of zeros,
+    positions in order, waves of a few tones.
 
     Two seeds give images that differ in their large structures, so that pooled features differ as well.
     """
@@ -24,6 +25,10 @@ def sample_inputs(model: ModelProto, seed: int = 0) -> dict[str, Array]:
 def _sample(random: np.random.Generator, value: ValueInfoProto, rows: int) -> Array:
     tensor = value.type.tensor_type
     shape = tuple(axis.dim_value for axis in tensor.shape.dim)
+    if value.name == "position_ids":
+        return np.broadcast_to(np.arange(shape[1], dtype=np.int64), shape).copy()
+    if value.name == "wave":
+        return _wave(random, shape)
     if tensor.elem_type == TensorProto.INT64:
         return random.integers(0, rows, shape, dtype=np.int64)
     if value.name == "attention_mask":
@@ -37,6 +42,14 @@ def _mask(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Ones with a tail of zeros in each row; at least half of a row is ones."""
     lengths = random.integers((shape[1] + 1) // 2, shape[1] + 1, (shape[0], 1))
     return (np.arange(shape[1])[None, :] < lengths).astype(np.float32)
+
+
+def _wave(random: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """A chord of three tones that fades, of unit amplitude, and a little noise."""
+    time = np.arange(shape[2])
+    pitch = random.uniform(0.01, 1.0, (shape[0], 3, 1))
+    chord = np.sin(pitch * time).mean(axis=1, keepdims=True) * np.exp(-time / shape[2])
+    return (chord + 0.01 * random.standard_normal(shape)).astype(np.float32)
 
 
 def _image(random: np.random.Generator, shape: tuple[int, ...]) -> Array:

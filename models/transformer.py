@@ -33,10 +33,10 @@ def attention(build: GraphBuilder, x: Tensor, heads: int, mask: Tensor | None = 
 
 
 def feed_forward(build: GraphBuilder, x: Tensor, inner: int, activation: str = "gelu") -> Tensor:
-    """Two linear layers with gelu or silu between them; x [B, S, H], `inner` wide inside."""
-    hidden = build.linear(x, inner)
-    hidden = build.silu(hidden) if activation == "silu" else build.gelu(hidden)
-    return build.linear(hidden, x.shape[-1], after=activation)
+    """Two linear layers with gelu, gelu_tanh or silu between them; x [B, S, H], `inner` wide inside."""
+    activations = {"gelu": build.gelu, "gelu_tanh": build.gelu_tanh, "silu": build.silu}
+    hidden = activations[activation](build.linear(x, inner))
+    return build.linear(hidden, x.shape[-1], after="gelu" if activation == "gelu_tanh" else activation)
 
 
 def additive_mask(build: GraphBuilder, mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import dsa_compiler as dsac
 import models
 from ci.bench.cases import part_one
 from ci.bench.figures import Figure, Findings
-from ci.zoo_cases import FILES
+from ci.zoo_cases import FILES, QUANTIZED
 from dsa_compiler.isa.table import OPCODES
 
 WANTED = 60
@@ -23,7 +23,7 @@ def measure(chosen: tuple[str, ...], every: bool, cases: tuple[str, ...]) -> Fin
     generated = tuple(name for name in models.names() if every or name not in LARGE)
     found = Findings("opcodes emitted", ("model", "part", "precision", "entries", "opcodes", "seen here first"))
     seen: Counter[str] = Counter()
-    for name in chosen or (*FILES, *generated):
+    for name in chosen or (*FILES, *QUANTIZED, *generated):
         for case in cases:
             part, _, precision = case.partition(":")
             model = models.build(name) if name in models.names() else part_one(name)
