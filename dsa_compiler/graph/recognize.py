@@ -5,6 +5,7 @@
 * relu(x) - relu(x - c) becomes clip(x, 0, c)
 * (x - mean(x)) / sqrt(mean(square(x - mean(x))) + e) becomes a normalisation over the axes of the means, and a scale
   and shift of it along one axis become its gamma and beta
+* x / sqrt(mean(square(x)) + e) over the last axis becomes a root-mean-square normalisation, likewise
 Left unchanged: means over different axes, an epsilon that is no number, parts that something else uses too where they
 would be computed twice.
 """
@@ -24,7 +25,7 @@ from dsa_compiler.graph.fold_scale import channel_vector
 from dsa_compiler.graph.rewriter import Rewriter
 
 op = relax.op
-NORMS = frozenset({"nn.instance_norm", "nn.layer_norm"})
+NORMS = frozenset({"nn.instance_norm", "nn.layer_norm", "nn.rms_norm"})
 
 
 def recognize(mod: tvm.IRModule) -> tvm.IRModule:
@@ -111,12 +112,14 @@ class _Recognize(Rewriter):
         return None
 
     def _norm(self, centered: Any, variance: Any) -> Any:
-        """Return the normalisation if `variance` is mean(square(centered)) + e and `centered` x - mean(x)."""
+        """Return the normalisation if `variance` is mean(square(centered)) + e and `centered` x - mean(x), or any x."""
         total = self.producer(variance)
         epsilon = _number(total.args[1]) if op_name(total) == "add" else None
         difference = self.producer(centered)
-        if epsilon is None or op_name(difference) != "subtract":
+        if epsilon is None:
             return None
+        if op_name(difference) != "subtract" or self._mean_axes(difference.args[1], difference.args[0]) is None:
+            return self._rms_norm(centered, total.args[0], epsilon)
         x = difference.args[0]
         axes = self._mean_axes(difference.args[1], x)
         mean = self.producer(total.args[0])
@@ -131,6 +134,18 @@ class _Recognize(Rewriter):
         if not self._same_difference(square.args[0], difference, centered):
             return None
         return _whole_norm(x, axes, epsilon)
+
+    def _rms_norm(self, x: Any, mean: Any, epsilon: float) -> Any:
+        """Return the root-mean-square normalisation of x if `mean` is mean(square(x)) over the last axis."""
+        call = self.producer(mean)
+        square = self.producer(call.args[0]) if op_name(call) == "mean" else None
+        if op_name(square) != "square" or not square.args[0].same_as(x):
+            return None
+        last = len(shape_of(x)) - 1
+        if self._mean_axes(mean, call.args[0]) != (last,):
+            return None
+        ones = make_constant(np.ones(shape_of(x)[-1], dtype_of(x)))
+        return op.nn.rms_norm(x, ones, axes=[last], epsilon=epsilon)
 
     def _same_difference(self, other: Any, difference: Any, centered: Any) -> bool:
         """Whether `other` is `centered` or the same difference computed again."""
@@ -157,16 +172,22 @@ class _Recognize(Rewriter):
         value = constant_of(call.args[1]) if len(call.args) == 2 else None
         if op_name(norm) not in NORMS or value is None or shape_of(call.args[0]) != shape_of(old):
             return call
-        gamma, beta = (constant_of(a) for a in norm.args[1:])
+        factors = [constant_of(a) for a in norm.args[1:]]
         attrs = describe(norm).attrs
-        if gamma is None or beta is None or (len(attrs["axes"]) != 1 and op_name(norm) == "nn.layer_norm"):
+        by_axes = op_name(norm) != "nn.instance_norm"
+        if any(f is None for f in factors) or (len(attrs["axes"]) != 1 and by_axes):
             return call
-        axis = attrs["axes"][0] if op_name(norm) == "nn.layer_norm" else attrs["channel_axis"]
+        if op_name(call) == "add" and len(factors) == 1:
+            return call  # a root-mean-square normalisation has no shift
+        axis = attrs["axes"][0] if by_axes else attrs["channel_axis"]
         vector = channel_vector(value, shape_of(old), axis % len(shape_of(old)))
         if vector is None:
             return call
-        gamma, beta = (gamma * vector, beta * vector) if op_name(call) == "multiply" else (gamma, beta + vector)
-        params = [make_constant(p.astype(np.dtype(dtype_of(norm.args[0])))) for p in (gamma, beta)]
+        if op_name(call) == "multiply":
+            factors = [f * vector for f in factors]
+        else:
+            factors[1] = factors[1] + vector
+        params = [make_constant(p.astype(np.dtype(dtype_of(norm.args[0])))) for p in factors]
         return relax.Call(norm.op, [norm.args[0], *params], norm.attrs, norm.ty_args)
 
     def _subtract(self, call: relax.Call, old: Any) -> Any:

@@ -266,3 +266,16 @@ def test_level_one_runs_on_the_cpu(build):
 def test_constants_keep_their_integer_type():
     for dtype in ("int64", "int32", "bool", "float16"):
         assert str(make_constant(np.zeros((), dtype)).ty.dtype) == dtype
+
+
+@pytest.mark.parametrize(("axis", "expected"), [(-1, ["nn.rms_norm", "add"]), (1, None)])
+def test_root_mean_square_normalisation_with_its_scale(build, compare, axis, expected):
+    """Over the last axis alone; a shift stays outside, since the operator has none."""
+    nodes = [node("Pow", ["x", "two"], "q"), node("ReduceMean", ["q"], "v", axes=[axis]), node("Add", ["v", "eps"], "e"),
+             node("Sqrt", ["e"], "s"), node("Div", ["x", "s"], "n"), node("Mul", ["n", "g"], "ng"),
+             node("Add", ["ng", "b"], "y")]  # fmt: skip
+    constants = {"two": np.float32(2), "eps": np.float32(1e-5), "g": weights(8), "b": weights(8)}
+    model = build(nodes, {"x": [2, 3, 8]}, ["y"], constants, opset=13)
+    found = ops(recognize(canonicalize(imported(model))))
+    assert found == expected if expected else "nn.rms_norm" not in found
+    compare(model)
