@@ -63,6 +63,13 @@ def _softplus(x: Expr, _: Mapping[str, Any]) -> Expr:
     return tirx.max(x, _like(x, 0.0)) + tirx.log(_one(x) + tirx.exp(_like(x, 0.0) - tirx.abs(x)))
 
 
+def _power(x: Expr, exponent: Expr) -> Expr:
+    """x ** exponent; a cube as a product, since TVM warns of powers from 3 on."""
+    if isinstance(exponent, tirx.FloatImm) and float(exponent.value) == 3.0:
+        return x * x * x
+    return tirx.pow(x, exponent)
+
+
 def _round(x: Expr, _: Mapping[str, Any]) -> Expr:
     return tirx.nearbyint(x)
 
@@ -135,7 +142,7 @@ BINARY: Mapping[str, Callable[[Expr, Expr], Expr]] = {
     "divide": lambda a, b: a / b if _dtype(a).startswith("float") else tirx.truncdiv(a, b),
     "maximum": tirx.max,
     "minimum": tirx.min,
-    "power": tirx.pow,
+    "power": _power,
     "floor_divide": _floor_divide,
     "floor_mod": _floor_mod,
     "mod": _remainder,

@@ -27,7 +27,7 @@ SAME_PLACES = {"float32": 0.999, "float16": 0.95}
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_networks_of_further_families(name: str, precision: str) -> None:
+def test_networks_of_further_families(name: str, precision: str, capfd: pytest.CaptureFixture[str]) -> None:
     part = PARTS[(list(FAMILIES).index(name) + (precision == "float16")) % len(PARTS)]
     model = models.build(name)
     feeds = models.sample_inputs(model, seed=1)
@@ -39,3 +39,4 @@ def test_networks_of_further_families(name: str, precision: str) -> None:
     for found in compare(got, {k: v for k, v in want.items() if v.dtype != np.int64}):
         assert found.within(TOLERANCES[precision]), found
     assert set(executable.report["opcodes"]) >= FAMILIES[name]
+    assert "Warning" not in capfd.readouterr().err
