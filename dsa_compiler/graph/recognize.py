@@ -172,10 +172,11 @@ class _Recognize(Rewriter):
         value = constant_of(call.args[1]) if len(call.args) == 2 else None
         if op_name(norm) not in NORMS or value is None or shape_of(call.args[0]) != shape_of(old):
             return call
-        factors = [constant_of(a) for a in norm.args[1:]]
+        known = [constant_of(a) for a in norm.args[1:]]
+        factors = [f for f in known if f is not None]
         attrs = describe(norm).attrs
         by_axes = op_name(norm) != "nn.instance_norm"
-        if any(f is None for f in factors) or (len(attrs["axes"]) != 1 and by_axes):
+        if len(factors) != len(known) or (len(attrs["axes"]) != 1 and by_axes):
             return call
         if op_name(call) == "add" and len(factors) == 1:
             return call  # a root-mean-square normalisation has no shift

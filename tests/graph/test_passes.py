@@ -271,7 +271,8 @@ def test_constants_keep_their_integer_type():
 @pytest.mark.parametrize(("axis", "expected"), [(-1, ["nn.rms_norm", "add"]), (1, None)])
 def test_root_mean_square_normalisation_with_its_scale(build, compare, axis, expected):
     """Over the last axis alone; a shift stays outside, since the operator has none."""
-    nodes = [node("Pow", ["x", "two"], "q"), node("ReduceMean", ["q"], "v", axes=[axis]), node("Add", ["v", "eps"], "e"),
+    nodes = [node("Pow", ["x", "two"], "q"), node("ReduceMean", ["q"], "v", axes=[axis]),
+             node("Add", ["v", "eps"], "e"),
              node("Sqrt", ["e"], "s"), node("Div", ["x", "s"], "n"), node("Mul", ["n", "g"], "ng"),
              node("Add", ["ng", "b"], "y")]  # fmt: skip
     constants = {"two": np.float32(2), "eps": np.float32(1e-5), "g": weights(8), "b": weights(8)}
