@@ -118,7 +118,7 @@ class _Recognize(Rewriter):
         difference = self.producer(centered)
         if epsilon is None:
             return None
-        if op_name(difference) != "subtract" or self._mean_axes(difference.args[1], difference.args[0]) is None:
+        if difference is None or not self._is_centred(difference):
             return self._rms_norm(centered, total.args[0], epsilon)
         x = difference.args[0]
         axes = self._mean_axes(difference.args[1], x)
@@ -135,11 +135,15 @@ class _Recognize(Rewriter):
             return None
         return _whole_norm(x, axes, epsilon)
 
+    def _is_centred(self, call: Any) -> bool:
+        """Whether `call` is x - mean(x)."""
+        return op_name(call) == "subtract" and self._mean_axes(call.args[1], call.args[0]) is not None
+
     def _rms_norm(self, x: Any, mean: Any, epsilon: float) -> Any:
         """Return the root-mean-square normalisation of x if `mean` is mean(square(x)) over the last axis."""
         call = self.producer(mean)
         square = self.producer(call.args[0]) if op_name(call) == "mean" else None
-        if op_name(square) != "square" or not square.args[0].same_as(x):
+        if square is None or op_name(square) != "square" or not square.args[0].same_as(x):
             return None
         last = len(shape_of(x)) - 1
         if self._mean_axes(mean, call.args[0]) != (last,):
