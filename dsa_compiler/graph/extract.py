@@ -384,7 +384,9 @@ def _rule(op: str, index: int) -> Rule:
     """Return what a layer asks of the view of operand `index` of operator `op`."""
     if op == "matmul":
         return matmul_left if index == 0 else matmul_right
-    return whole_rows if op == "take" and index == 0 else innermost
+    if op == "take":
+        return whole_rows if index == 0 else any_view
+    return innermost
 
 
 def _target(op: str, var: Any) -> tuple[int, ...] | None:

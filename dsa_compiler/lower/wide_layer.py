@@ -128,20 +128,33 @@ class WideCast(TileKernel):
         return nest(axes, element)
 
     def _narrowed(self, starts: list[Expr]) -> Stmt:
-        operand, dtype = self.operands[0], str(self.out.dtype)
-        pairs, low, out = self._local("pairs", "int32", 2), self._local("low", "int32"), self._local("out1", dtype)
-        load = self._words(
-            starts, lambda at, word, place: store(pairs, place, operand.source[tuple(operand.index([*at, word]))])
-        )
-        stmts = [allocate(pairs, RING), load, allocate(out, RING)]
-        if dtype == "int32":
-            stmts.append(self._each(starts, out, lambda at: _word(pairs, at, 0)))
-        else:
-            high = self._local("high", "int32")
-            stmts += [allocate(low, 1), allocate(high, 1)]
-            stmts += [self._each(starts, b, lambda at, w=w: _word(pairs, at, w)) for w, b in enumerate((low, high))]
-            stmts.append(self._each(starts, out, lambda at: narrow(low[tuple(at)], high[tuple(at)], dtype)))
+        dtype = str(self.out.dtype)
+        out = self._local("out1", dtype)
+        needed = 1 if dtype == "int32" else 2
+        stmts, words = self._taken_apart(starts, needed)
+        stmts += [allocate(out, RING), self._each(starts, out, lambda at: narrow([w[tuple(at)] for w in words], dtype))]
         return sequence(*stmts, self._store(out, starts))
+
+    def _taken_apart(self, starts: list[Expr], needed: int) -> tuple[list[Stmt], list[Buffer]]:
+        """The first `needed` words of each element, in buffers of their own."""
+        operand = self.operands[0]
+        words = [self._local(name, "int32") for name in ("low", "high")[:needed]]
+
+        def source(at: Sequence[Expr], word: Expr) -> Expr:
+            return operand.source[tuple(operand.index([*at, word]))]
+
+        if self.space.tile[-1] == 1:  # rows of one element: the words are loaded one by one
+            stmts: list[Stmt] = []
+            for number, buf in enumerate(words):
+                word = integer(number)
+                load = self._each(starts, buf, lambda at, w=word: source(_sums(starts, at), w))
+                stmts += [allocate(buf, RING), load]
+            return stmts, words
+        pairs = self._local("pairs", "int32", 2)
+        stmts = [allocate(pairs, RING), self._words(starts, lambda at, w, place: store(pairs, place, source(at, w)))]
+        for number, buf in enumerate(words):
+            stmts += [allocate(buf, 1), self._each(starts, buf, lambda at, w=number: _word(pairs, at, w))]
+        return stmts, words
 
     def _store(self, out: Buffer, starts: list[Expr]) -> Stmt:
         axes = [(f"i{a}", e) for a, e in enumerate(self.space.tile)]
@@ -164,14 +177,27 @@ class WideCast(TileKernel):
         compute = [
             self._each(starts, b, lambda at, w=w: words(source[tuple(at)])[w]) for w, b in enumerate((low, high))
         ]
+        stmts = [
+            allocate(source, RING), self._each(starts, source, value), allocate(low, RING), allocate(high, RING),
+            *compute,
+        ]  # fmt: skip
+        if self.space.tile[-1] == 1:  # rows of one element: the words are stored one by one
+            return sequence(*stmts, *(self._single(starts, b, w) for w, b in enumerate((low, high))))
         joined = [self._joined(starts, pairs, b, w) for w, b in enumerate((low, high))]
         back = self._words(
             starts, lambda at, word, place: store(self.out, self.out_index([*at, word]), pairs[tuple(place)])
         )
-        return sequence(
-            allocate(source, RING), self._each(starts, source, value), allocate(low, 1), allocate(high, 1), *compute,
-            allocate(pairs, RING), *joined, back,
-        )  # fmt: skip
+        return sequence(*stmts, allocate(pairs, RING), *joined, back)
+
+    def _single(self, starts: list[Expr], words: Buffer, word: int) -> Stmt:
+        """One word of each element of the tile, stored."""
+        axes = [(f"i{a}", e) for a, e in enumerate(self.space.tile)]
+
+        def element(*at: Expr) -> Stmt:
+            place = self.out_index([*(s + i for s, i in zip(starts, at, strict=True)), integer(word)])
+            return when(self.inside(starts, at, inner=True), store(self.out, place, words[tuple(at)]))
+
+        return nest(axes, element)
 
     def _joined(self, starts: list[Expr], pairs: Buffer, words: Buffer, word: int) -> Stmt:
         axes = [(f"i{a}", e) for a, e in enumerate(self.space.tile)]
@@ -183,6 +209,10 @@ class WideCast(TileKernel):
         return nest(axes, element)
 
 
+def _sums(starts: Sequence[Expr], at: Sequence[Expr]) -> list[Expr]:
+    return [s + i for s, i in zip(starts, at, strict=True)]
+
+
 def _dtype(tile: Buffer) -> str:
     return str(tile.dtype)
 
@@ -191,12 +221,16 @@ def _word(pairs: Buffer, at: Sequence[Expr], word: int) -> Expr:
     return pairs[(*at[:-1], at[-1] * 2 + integer(word))]
 
 
-def narrow(low: Expr, high: Expr, dtype: str) -> Expr:
-    """A 64-bit integer given as two int32 words, in `dtype`.
+def narrow(words: Sequence[Expr], dtype: str) -> Expr:
+    """A 64-bit integer given as its int32 words, the low one first, in `dtype`; int32 needs the low word alone.
 
     Floats are the sum of the low word, as a signed number, and of the high word plus what that borrows.
     """
     zero = tirx.const(0, "int32")
+    low = words[0]
+    if len(words) == 1:
+        return low
+    high = words[1]
     if dtype == "bool":
         return tirx.NE(low | high, zero)
     if not dtype.startswith(("float", "bfloat")):
