@@ -10,18 +10,28 @@ from dsa_compiler.lower.expression import apply, computation_dtype
 from dsa_compiler.lower.tir import Expr, cast, constant
 
 VECTOR_FREE = frozenset({"astype", "copy"})
+TRANSCENDENTAL = frozenset(
+    {
+        "exp", "log", "sqrt", "rsqrt", "sin", "cos", "tan", "sinh", "cosh", "tanh", "asin", "acos", "atan", "asinh",
+        "acosh", "atanh", "erf", "sigmoid", "power", "nn.silu", "nn.gelu", "nn.gelu_tanh", "nn.selu", "nn.softplus",
+    }
+)  # fmt: skip
+"""Operators that the vector engine takes several cycles a vector for."""
 
 
 @dataclass(frozen=True)
 class Chain:
     """`value(anchor, operands)` is one element of the result; `operands` are the layer's inputs `inputs`, in order.
 
-    `operations` counts vector instructions, roughly. `identity` says that nothing is computed.
+    `operations` counts vector instructions, roughly, `transcendental` the slow ones among them. `identity` says that
+    nothing is computed, `slow_first` that the anchor itself is the operand of a slow one.
     """
 
     value: Callable[[Expr | None, Sequence[Expr]], Expr]
     inputs: tuple[int, ...]
     operations: int
+    transcendental: int = 0
+    slow_first: bool = False
 
     @property
     def identity(self) -> bool:
@@ -45,7 +55,8 @@ def chain_after(layer: Layer, start: int) -> Chain:
         return results[len(calls) - 1]
 
     operations = sum(calls[n].op not in VECTOR_FREE for n in needed)
-    return Chain(value, tuple(used), operations)
+    slow = [calls[n] for n in needed if calls[n].op in TRANSCENDENTAL]
+    return Chain(value, tuple(used), operations, len(slow), any(("call", start) in c.args for c in slow))
 
 
 def _needed(calls: Sequence[OpCall], start: int) -> list[int]:

@@ -21,8 +21,8 @@ STREAM_RINGS = (3, 8)
 class MatrixTraffic:
     """What the epilogue and the operands ask for beyond the product itself.
 
-    `extras`: operands of the epilogue as large as the output; `vector_ops`: vector instructions a tile;
-    `constant_b`: weights, laid out beforehand; `bias`: a bias row goes to l0b.
+    `extras`: operands of the epilogue as large as the output; `vector_ops`: vector instructions a tile, of which
+    `transcendental` are slow; `constant_b`: weights, laid out beforehand; `bias`: a bias row goes to l0b.
     """
 
     out_dtype: str
@@ -32,6 +32,7 @@ class MatrixTraffic:
     bias: bool = False
     a_transposed: bool = False
     b_transposed: bool = False
+    transcendental: int = 0
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,8 @@ def _vector(x: Candidates, p: MatrixProblem, traffic: MatrixTraffic, target: Tar
         apart = rows * (vector.row_overhead + -(-n * item // vector.width))
         return np.where(joined, rows * n * item / vector.width, apart)
 
-    return each(4) + (traffic.vector_ops - 1) * each(out_item) + traffic.vector_ops * (vector.startup + 3)
+    slow = traffic.transcendental * (vector.cost["transcendental"] - 1)
+    return each(4) + (traffic.vector_ops - 1 + slow) * each(out_item) + traffic.vector_ops * (vector.startup + 3)
 
 
 def l1_bytes(x: Candidates, s: Shape, p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> Array:

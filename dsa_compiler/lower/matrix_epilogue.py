@@ -24,14 +24,22 @@ class MatrixEpilogue:
             return self._store(tile, acc)
         stmts, values = self._operands(tile, held)
         out1 = buffer("out1", (t.rows, t.columns, self.plan.pitch(t.n, dtype)), dtype, "l1")
+        source, rounded = acc, None
+        if o.round_first:
+            source, rounded = out1, nest(
+                axes,
+                lambda r, w, n: when(
+                    self.plan.stored_guards(tile, r, w, n), store(out1, [r, w, n], cast(acc[r, w, n], dtype))
+                ),
+            )
 
         def compute(r: Expr, w: Expr, n: Expr) -> Stmt:
-            result = acc[r, w, n]
+            result = cast(source[r, w, n], self.p.accumulator)
             if o.epilogue is not None:
                 result = o.epilogue(result, [v(r, w, n) for v in values])
             return when(self.plan.stored_guards(tile, r, w, n), store(out1, [r, w, n], cast(result, dtype)))
 
-        return sequence(*stmts, allocate(out1, t.ring_out), nest(axes, compute), self._store(tile, out1))
+        return sequence(*stmts, allocate(out1, t.ring_out), rounded, nest(axes, compute), self._store(tile, out1))
 
     def _store(self, tile: Tile, source: Buffer) -> Stmt:
         def element(r: Expr, w: Expr, n: Expr) -> Stmt:

@@ -23,6 +23,7 @@ from dsa_compiler.lower.binding import (
     varying,
 )
 from dsa_compiler.lower.chain import chain_after
+from dsa_compiler.lower.expression import NARROW_FLOATS
 from dsa_compiler.lower.lines import LineConvolution, line_convolution, takes_lines
 from dsa_compiler.lower.matrix_kernel import MatrixKernel
 from dsa_compiler.lower.matrix_problem import Extra, MatrixOperands, MatrixProblem, MatrixTiling, Point
@@ -74,8 +75,8 @@ def lower_matrix_layer(
     extras = [form.seen(layer.inputs[i]) for i in chain.inputs]
     large = sum(1 for v in extras if math.prod(v.shape[d] for d in varying(v)) * 4 > math.prod(v.shape))
     traffic = MatrixTraffic(
-        out_dtype, large, max(1, chain.operations), form.weights is not None, bias is not None,
-        form.a_transposed, form.b_transposed,
+        out_dtype, large, max(1, chain.operations) + chain.slow_first, form.weights is not None, bias is not None,
+        form.a_transposed, form.b_transposed, chain.transcendental,
     )  # fmt: skip
     chosen = tiling or choose_matrix_tiling(problem, traffic, target, rank=rank)
     return _build(layer, graph, target, form, problem, chosen, bias, chain, extras)
@@ -115,7 +116,10 @@ def _build(layer, graph, target, form, problem, tiling, bias, chain, extras) -> 
         operands = replace(operands, bias=values.buffer)
     operands = replace(operands, extras=tuple(_extras(extras, form, graph, target, parameters)))
     if not chain.identity:
-        operands = replace(operands, epilogue=lambda acc, values: chain.value(acc, values))
+        narrow = str(out.buffer.dtype) in NARROW_FLOATS and problem.accumulator == "float32"
+        operands = replace(
+            operands, epilogue=lambda acc, values: chain.value(acc, values), round_first=narrow and chain.slow_first
+        )
     parameters.append(Parameter(out.buffer, layer.output.tensor, written=True))
     kernel = MatrixKernel(problem, tiling, operands, target)
     func = kernel.build(layer.name, [p.buffer for p in parameters])

@@ -148,7 +148,8 @@ class MatrixOperands:
     [batches, n chunks, k chunks, k, pitch of n] and has no `b_index`. `bias` is [batches, n chunks, n],
     of the accumulator's dtype.
     `a_transposed` (products only): the innermost dimension of `a` is the row. `b_transposed`: that of `b` is k.
-    `epilogue(acc, extras)` is the value stored at a point.
+    `epilogue(acc, extras)` is the value stored at a point; with `round_first`, of the accumulator rounded to the
+    result's dtype, as the model computes it: a slow operator takes half the time on elements half as wide.
     """
 
     a: Buffer
@@ -162,3 +163,4 @@ class MatrixOperands:
     b_transposed: bool = False
     extras: tuple[Extra, ...] = ()
     epilogue: Callable[[Expr, Sequence[Expr]], Expr] | None = None
+    round_first: bool = False

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from dsa_compiler.errors import Infeasible, InternalError
 from dsa_compiler.graph.layers import Layer, OpCall
 from dsa_compiler.graph.views import View
+from dsa_compiler.isa.dtypes import DTYPE_CODE
+from dsa_compiler.isa.table import OPCODES
 from dsa_compiler.lower import matrix_layer
 from dsa_compiler.lower.matrix_layer import join_rows, lower_matrix_layer
 from dsa_compiler.lower.matrix_problem import MatrixProblem
@@ -425,3 +427,18 @@ def test_any_convolution_with_its_best_tiling(case: dict[str, Any], target: str)
     data = network.source("x", options.pop("shape"), case["dtype"])
     made = conv_layer(network, data, options.pop("outputs"), **options)
     check_layer(network, made, part(target), seeds=(1,))
+
+
+@pytest.mark.parametrize(("dtype", "operand"), [("float16", "float16"), ("float32", "float32")])
+def test_slow_operators_work_on_rounded_elements(dtype: str, operand: str) -> None:
+    """An accumulator is twice as wide as a 16-bit result: it is rounded before an operator of many cycles."""
+    network = Network()
+    first, weights = conv(network, network.source("x", (1, 9, 11, 32), dtype), 48, kernel=(3, 3), dtype=dtype)
+    made = layer(
+        "conv2d", [first, call("nn.silu", ("%0",), first.shape, dtype)], [network.whole("x"), weights],
+        network.result("y", first.shape, dtype),
+    )  # fmt: skip
+    run = check_layer(network, made, part("npu-edge"), llvm=True)
+    entries, operands = run.program.entries, run.program.operands
+    slow = entries[entries["opcode"] == OPCODES["silu"].code]
+    assert len(slow) and set(operands["dtype"][slow["operand"] + 1]) == {DTYPE_CODE[operand]}
