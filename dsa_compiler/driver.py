@@ -11,15 +11,17 @@ from typing import Any
 from onnx import ModelProto
 
 from dsa_compiler.bounds import Bounds, analyze
-from dsa_compiler.compilation import CompiledLayer
+from dsa_compiler.compilation import CompiledLayer, Work
 from dsa_compiler.frontend import load_model
 from dsa_compiler.frontend.shapes import shape_defaults
 from dsa_compiler.options import CompileOptions
 from dsa_compiler.placement import place_layers
+from dsa_compiler.placing import Placing
 from dsa_compiler.program.tables import Program
 from dsa_compiler.program_memory import fit_program
 from dsa_compiler.report.provenance import layer_facts
 from dsa_compiler.runtime.executable import Executable
+from dsa_compiler.simulator.timing import time_program
 from dsa_compiler.target import Target, load_target
 
 __all__ = ["Executable", "compile_model"]
@@ -45,16 +47,29 @@ def compile_model(
     for line in shape_defaults(proto):
         progress(line)
     bounds = analyze(proto, part, options.precision)
-    work, layers = place_layers(proto, part, options, progress)
+    placed = place_layers(proto, part, options, progress)
     progress("assembly")
 
-    def assemble(chosen: list[CompiledLayer]) -> Program:
-        info = {**_info(model, proto, bounds, options, chosen), "feedback": dict(work.feedback)}
-        return work.assemble(chosen, macs=bounds.total_macs, info=info)
+    def assemble(works: list[Work], placing: Placing) -> Program:
+        def with_info(chosen: list[Work]) -> Program:
+            info = {**_info(model, proto, bounds, options, _rows(chosen)), "feedback": dict(placed.work.feedback)}
+            return placing.program(chosen, macs=bounds.total_macs, info=info)
 
-    program = fit_program(work, layers, assemble)
+        return fit_program(placed.work, works, with_info)
+
+    programs = [(assemble(c.works, c.placing), c.works) for c in placed.candidates]
+    program, works = programs[0]
+    if len(programs) > 1:
+        program, works = min(programs, key=lambda each: time_program(each[0]).cycles)
     program.info["compile_s"] = time.perf_counter() - start  # type: ignore[index]
-    return Executable(program, proto, work.graph, layers)
+    return Executable(program, proto, placed.work.graph, _rows(works))
+
+
+def _rows(works: list[Work]) -> list[CompiledLayer]:
+    """One compiled layer for each row of the reports: the first instance stands for all."""
+    rows = {w.row: w.compiled for w in reversed(works)}
+    return [rows[n] for n in sorted(rows)]
+
 
 
 def _info(

@@ -12,7 +12,7 @@ from dsa_compiler.errors import UserError
 Precision = Literal["float32", "float16"]
 
 PRECISIONS = ("float32", "float16")
-GRAPH_SCHEDULES = ("none",)
+GRAPH_SCHEDULES = ("auto", "llb", "none")
 EMISSION_PASSES = ("LoopShift", "LoopFission", "LoopCollapse", "IfPromotion", "LoopPartition", "PreProcess")
 """Passes that `disabled_passes` may name; a test holds them to the pipeline's."""
 
@@ -29,7 +29,7 @@ class CompileOptions:
     precision: Precision | None = None
     batch: int | None = None
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    graph_schedule: str = "none"
+    graph_schedule: str = "auto"
     disabled_passes: frozenset[str] = frozenset()
     dump_ir: Path | None = None
 

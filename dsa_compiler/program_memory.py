@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from dsa_compiler.compilation import MOST_RETRIES, Compilation, CompiledLayer
+from dsa_compiler.compilation import MOST_RETRIES, Compilation, CompiledLayer, Work
 from dsa_compiler.errors import Infeasible
 from dsa_compiler.lower.lower import lower_layer
 from dsa_compiler.program.encoding import check_program_size, program_bytes
@@ -15,35 +16,42 @@ from dsa_compiler.program.tables import Program
 _ROOM = 0.95
 """Share of the program memory to aim at: flags make entries a little longer or shorter in another program."""
 
-Assembler = Callable[[list[CompiledLayer]], Program]
+Assembler = Callable[[list[Work]], Program]
 
 
-def fit_program(work: Compilation, layers: list[CompiledLayer], assemble: Assembler) -> Program:
-    """The program of `layers`, which are replaced by ones with fewer entries if it is larger than the program memory.
+def fit_program(work: Compilation, works: list[Work], assemble: Assembler) -> Program:
+    """The program of `works`, whose kernels are replaced by ones with fewer entries if it is larger than the program
+    memory.
 
     Raises `UserError` if the choices with the fewest entries are still too large.
     """
-    program = assemble(layers)
+    program = assemble(works)
     limit = program.target.program_size
     size = max(program_bytes(program).values(), default=0)
     if size > limit:
         work.feedback["program"] += 1
-        _shorten(work, layers, 1.0 - _ROOM * limit / size)
-        program = assemble(layers)
+        _shorten(work, works, 1.0 - _ROOM * limit / size)
+        program = assemble(works)
         check_program_size(program)
     return program
 
 
-def _shorten(work: Compilation, layers: list[CompiledLayer], share: float) -> None:
-    """Replace layers, the longest first, until that share of all entries (of the busiest core of each) is saved."""
-    counts = [_entries(layer) for layer in layers]
-    wanted = share * sum(counts)
-    for number in np.argsort(counts)[::-1].tolist():
+def _shorten(work: Compilation, works: list[Work], share: float) -> None:
+    """Replace kernels, those with most entries first, until that share of all entries of a busiest core is saved."""
+    places: dict[int, list[int]] = {}
+    for place, each in enumerate(works):
+        places.setdefault(id(each.compiled), []).append(place)
+    counts = {kernel: _entries(works[mine[0]].compiled) * len(mine) for kernel, mine in places.items()}
+    wanted = share * sum(counts.values())
+    for kernel in sorted(counts, key=lambda k: -counts[k]):
         if wanted <= 0:
             return
-        shortest = min((layers[number], *_others(work, layers[number], number)), key=_entries)
-        wanted -= counts[number] - _entries(shortest)
-        layers[number] = shortest
+        mine = places[kernel]
+        current = works[mine[0]].compiled
+        shortest = min((current, *_others(work, current, works[mine[0]].row)), key=_entries)
+        wanted -= (_entries(current) - _entries(shortest)) * len(mine)
+        for place in mine:
+            works[place] = replace(works[place], compiled=shortest)
 
 
 def _entries(layer: CompiledLayer) -> int:
@@ -53,13 +61,16 @@ def _entries(layer: CompiledLayer) -> int:
 
 def _others(work: Compilation, compiled: CompiledLayer, number: int) -> list[CompiledLayer]:
     """The layer by its other choices that fit."""
-    found = []
-    for rank in range(MOST_RETRIES) if compiled.trace is not None else ():
+    found: list[CompiledLayer] = []
+    where = compiled.where
+    if where is None:
+        return found
+    for rank in range(MOST_RETRIES):
         try:
-            kernel = lower_layer(compiled.layer, work.graph, work.target, rank=rank)
+            kernel = lower_layer(compiled.layer, where.graph, where.target, rank=rank)
             emitted, trace = work.emit(kernel, number)
         except Infeasible:
             continue
         if trace is not None:
-            found.append(CompiledLayer(compiled.layer, kernel, emitted, trace))
+            found.append(CompiledLayer(compiled.layer, kernel, emitted, trace, where=where))
     return found

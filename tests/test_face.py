@@ -101,7 +101,7 @@ def test_inputs_that_do_not_fit(executable: Executable, model: onnx.ModelProto) 
     ("chosen", "text"),
     [
         ({"precision": "int3"}, r"\[options\] there is no precision 'int3'; use one of float32, float16"),
-        ({"graph_schedule": "best"}, r"\[options\] there is no graph schedule 'best'; use one of none"),
+        ({"graph_schedule": "best"}, r"\[options\] there is no graph schedule 'best'; use one of auto, llb, none"),
         ({"disabled_passes": frozenset({"Magic"})}, r"there is no emission pass 'Magic'; use one of LoopShift"),
         ({"batch": 0}, "a batch of 0 is not possible; give 1 or more"),
     ],

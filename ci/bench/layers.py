@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dsa_compiler.compilation import Compilation, CompiledLayer
+from dsa_compiler.compilation import Compilation, CompiledLayer, Slice, Work
 from dsa_compiler.options import CompileOptions
+from dsa_compiler.placing import Placing
 from dsa_compiler.program.tables import ENGINE_CODE, Program
 from dsa_compiler.report import build_report
 from dsa_compiler.runtime.executable import Executable
@@ -29,10 +30,13 @@ class LayerTime:
 
 
 def layer_program(executable: Executable, number: int) -> Program:
-    """The program of one layer alone, at the addresses that it has within the model."""
+    """The program of one layer alone, on the whole chip from ddr to ddr."""
     assert executable.graph is not None
-    work = Compilation(executable.graph, executable.program.target, CompileOptions())
-    return work.assemble([executable.layers[number]], macs=0, info={})
+    graph, target = executable.graph, executable.program.target
+    name = executable.layers[number].layer.name
+    layer = next(one for whole in graph.layers for one in (whole, *whole.parts) if one.name == name)
+    compiled = Compilation(graph, target, CompileOptions()).compile_layer(layer, Slice(graph, target), number)
+    return Placing(graph, target).program([Work(0, compiled, 0)], macs=0, info={})
 
 
 def layer_times(executable: Executable, kinds: tuple[str, ...] = ()) -> list[LayerTime]:

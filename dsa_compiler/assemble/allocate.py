@@ -25,7 +25,7 @@ class Placement:
 
 
 def place_buffers(trace: Trace, target: Target, *, from_top: bool = False) -> Placement:
-    """Addresses for the buffers of `trace`; `from_top` fills L1 from its end.
+    """Addresses for the buffers of `trace`; `from_top` fills the scratchpads from their ends.
 
     Raises `Infeasible` naming the scope whose size the buffers exceed.
     """
@@ -38,7 +38,7 @@ def place_buffers(trace: Trace, target: Target, *, from_top: bool = False) -> Pl
         sizes = [trace.buffers[n].bytes for n, _ in slots]
         for (n, s), where in zip(slots, _place(sizes, scope, target, trace.name), strict=True):
             size = trace.buffers[n].bytes
-            top = from_top and scope == "l1"
+            top = from_top
             address[n, s] = (
                 target.memory[scope].size - _up(where + size, target.memory[scope].alignment) if top else where
             )

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dsa_compiler.assemble.calls import STREAM_ENTRY, AttrTable, KernelCall, Rows
+from dsa_compiler.assemble.calls import STREAM_ENTRY, AttrTable, KernelCall, Rows, stretch
 from dsa_compiler.isa.table import OPCODES
 from dsa_compiler.program.tables import ENGINE_CODE, SCOPE_CODE
 from dsa_compiler.target import Target
@@ -70,6 +70,7 @@ def _barrier(
     rows["cluster"], rows["core"] = rows["chip_core"] // per, rows["chip_core"] % per
     rows["kernel"], rows["node"], rows["segment"], rows["call"] = call.number, call.node, call.segment, position
     rows["order"] = _LAST + kind
+    rows["time"] = np.nextafter(stretch(call, position)[1], -np.inf)
     return rows
 
 
@@ -81,6 +82,8 @@ def gates(entries: np.ndarray, rows: Rows, calls: Sequence[KernelCall]) -> np.nd
     if not len(last):
         return gate
     key = entries["chip_core"][last].astype(np.int64) * len(calls) + entries["call"][last]
+    order = np.argsort(key)
+    key, last = key[order], last[order]
     shared = np.isin(rows.operands["scope"], [SCOPE_CODE["ddr"], SCOPE_CODE["llb"]]) & ~rows.constant
     total = np.concatenate([[0], np.cumsum(shared)])
     reaching = total[entries["operand"] + entries["operands"]] > total[entries["operand"]]

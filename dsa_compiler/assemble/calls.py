@@ -19,6 +19,7 @@ STREAM_ENTRY = np.dtype(
         ("order", np.int64),
         ("chip_core", np.int32),
         ("call", np.int32),  # place of the kernel call in the program
+        ("time", np.float64),  # on the time line of calls
     ]
 )
 MULTICAST_OF = {"load": "load_multicast", "load_pad": "load_pad_multicast"}
@@ -39,7 +40,9 @@ class KernelCall:
     A kernel for the whole chip has `addresses`; one for the cores of a cluster has a place in each of `clusters`.
     `segment` counts the host steps before it. `after` is the place of the last call that must be complete before this
     one reads or writes tensors (None: the call before it; -1: none); `chip_wide` says that calls of other clusters
-    must be complete too.
+    must be complete too. Calls whose stretches from `start` to `end` overlap take turns, instruction by instruction;
+    without one (0 to 0) a call follows the one before it. `way` 1 fills the scratchpads from their ends (None: every
+    second call).
     """
 
     trace: Trace
@@ -52,6 +55,9 @@ class KernelCall:
     after: int | None = None
     chip_wide: bool = True
     instance: int = 0
+    start: float = 0.0
+    end: float = 0.0
+    way: int | None = None
 
     @property
     def places(self) -> tuple[ClusterPlace, ...]:
@@ -97,12 +103,14 @@ def concatenate(calls: Sequence[KernelCall], target: Target, attrs: AttrTable) -
         groups = _Groups(call, target, group_base)
         group_base = groups.end
         codes = np.array([attrs.intern(dict(a)) for a in call.trace.attrs], np.int32)
-        own = place_buffers(call.trace, target, from_top=bool(position % 2)).address
+        way = position % 2 if call.way is None else call.way
+        own = place_buffers(call.trace, target, from_top=bool(way)).address
+        turns = _turns(call, position)
         fixed = np.array([b.parameter >= 0 and call.constant[b.parameter] for b in call.trace.buffers])
         for copy, place in enumerate(call.places):
             rows = _copy(call, place, target, engine, codes)
             rows["opcode"], rows["group"] = groups.of_copy(copy)
-            rows["call"] = position
+            rows["call"], rows["time"] = position, turns
             rows["operand"] += operand_base
             bound = _bind(call.trace, own, place.addresses)
             operand_base += len(bound)
@@ -117,6 +125,18 @@ def _engine_of_opcode() -> np.ndarray:
     for code, definition in BY_CODE.items():
         table[code] = ENGINE_CODE.get(definition.engine, 0)
     return table
+
+
+def stretch(call: KernelCall, position: int) -> tuple[float, float]:
+    """When the call at a place of the program begins and ends."""
+    return (call.start, call.end) if call.end > call.start else (float(position), position + 1.0)
+
+
+def _turns(call: KernelCall, position: int) -> np.ndarray:
+    """The moment of each entry: equal places in the streams of all cores have the same."""
+    start, end = stretch(call, position)
+    keys, place = np.unique(call.trace.entries["key"], return_inverse=True)
+    return start + (end - start) * place.reshape(-1) / max(len(keys), 1)
 
 
 def _copy(call: KernelCall, place: ClusterPlace, target: Target, engine: np.ndarray, codes: np.ndarray) -> np.ndarray:

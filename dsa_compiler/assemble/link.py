@@ -52,7 +52,8 @@ def link(calls: Sequence[KernelCall], target: Target) -> Stream:
     rows = concatenate(calls, target, attrs)
     barriers = barrier_rows(calls, target, attrs, int(rows.entries["group"].max(initial=-1)) + 1)
     entries = np.concatenate([rows.entries, barriers])
-    entries = entries[np.lexsort((entries["order"], entries["call"], entries["segment"], entries["chip_core"]))]
+    sequence = (entries["order"], entries["call"], entries["time"], entries["segment"], entries["chip_core"])
+    entries = entries[np.lexsort(sequence)]
     return _synchronise(entries, rows, gates(entries, rows, calls), target, attrs)
 
 

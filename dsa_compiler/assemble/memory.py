@@ -48,12 +48,19 @@ class DdrPlan:
 
 
 def place_tensors(lifetimes: Sequence[Lifetime], target: Target) -> DdrPlan:
-    """Addresses for tensors, the largest first, each in the lowest gap free for all of its life.
+    """Places in ddr for tensors.
 
     Raises `UserError` if they need more than the part's ddr.
     """
-    alignment = target.memory["ddr"].alignment
     plan = DdrPlan()
+    plan.address, plan.size = place_lifetimes(lifetimes, target.memory["ddr"].alignment)
+    check_ddr(plan.size, target)
+    return plan
+
+
+def place_lifetimes(lifetimes: Sequence[Lifetime], alignment: int) -> tuple[dict[str, int], int]:
+    """Addresses by name, and the bytes used: the largest first, each in the lowest gap free for all of its life."""
+    address: dict[str, int] = {}
     placed: list[tuple[int, int, Lifetime]] = []
     for life in sorted(lifetimes, key=lambda t: (-t.bytes, t.name)):
         size = -(-life.bytes // alignment) * alignment
@@ -64,10 +71,8 @@ def place_tensors(lifetimes: Sequence[Lifetime], target: Target) -> DdrPlan:
                 break
             start = max(start, high)
         placed.append((start, start + size, life))
-        plan.address[life.name] = start
-        plan.size = max(plan.size, start + size)
-    check_ddr(plan.size, target)
-    return plan
+        address[life.name] = start
+    return address, max((end for _, end, _ in placed), default=0)
 
 
 def check_ddr(size: int, target: Target) -> None:

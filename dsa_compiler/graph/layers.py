@@ -28,7 +28,7 @@ class Tensor:
 
     Rows (all dimensions but the last, flattened) of an activation may be stored with a padded pitch unless `dense`:
     then some view runs across rows, and the tensor must be stored without padding. Inputs, outputs and constants are
-    dense.
+    dense. `scope` is the memory that holds it, which the layer schedule decides.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Tensor:
     role: Role
     value: npt.NDArray[Any] | None = field(default=None, compare=False, repr=False)
     dense: bool = False
+    scope: str = "ddr"
 
     @property
     def columns(self) -> int:

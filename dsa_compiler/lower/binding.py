@@ -63,17 +63,17 @@ def reach(name: str, view: View, graph: LayerGraph, target: Target) -> Reach:
     rows = max(tensor.size // max(tensor.columns, 1), 1)
     if _plain(view, rows):
         shape = (*view.shape[:-1], pitch)
-        return Reach(buffer(name, shape, tensor.dtype), lambda at: [*at[:-1], _column(view, at)])
+        return Reach(buffer(name, shape, tensor.dtype, tensor.scope), lambda at: [*at[:-1], _column(view, at)])
     flat = pitch == tensor.columns
     strides = view.flat_strides(tensor.columns) if flat else ()
     offset = view.flat_offset(tensor.columns)
     if flat:
         size = rows * pitch
-        return Reach(buffer(name, (size,), tensor.dtype), lambda at: [_sum(offset, strides, at)])
+        return Reach(buffer(name, (size,), tensor.dtype, tensor.scope), lambda at: [_sum(offset, strides, at)])
     row = [s[0] for s in view.strides]
     column = [s[1] for s in view.strides]
     return Reach(
-        buffer(name, (rows, pitch), tensor.dtype),
+        buffer(name, (rows, pitch), tensor.dtype, tensor.scope),
         lambda at: [_sum(view.offset[0], row, at), _sum(view.offset[1], column, at)],
     )
 

@@ -141,16 +141,27 @@ def estimate(x: Candidates, s: Shape, p: MatrixProblem, traffic: MatrixTraffic, 
     extra, out = tiles * s.extra_charged, tiles * s.out_charged
     m_flows, n_flows = np.minimum(x.gm, s.pieces), np.minimum(x.gn, s.chunks)
     a_copies, b_copies = (1, 1) if target.features.multicast else (n_flows, m_flows)
-    memory = x.gb * (load_a * m_flows * a_copies + load_b * n_flows * b_copies) + (extra + out) * s.used
+    constants = constant_bandwidth(traffic, target)
+    near = x.gb * load_a * m_flows * a_copies + (extra + out) * s.used
+    far = x.gb * load_b * n_flows * b_copies
+    apart = "constants" in target.memory and traffic.constant_b
+    memory = np.maximum(near / ddr.bandwidth, far / constants) if apart else (near + far) / ddr.bandwidth
+    slow_b = np.maximum(1.0, x.gb * n_flows * b_copies * engine.load.port_bandwidth / constants) if apart else 1.0
     transfers = s.batches_core * (a_loads * a_parts + b_loads * s.k_chunks) + tiles * traffic.extras
-    load = (load_a + load_b + extra) / engine.load.port_bandwidth + transfers * (engine.load.startup + 2)
+    load = (load_a + load_b * slow_b + extra) / engine.load.port_bandwidth + transfers * (engine.load.startup + 2)
     store = out / engine.store.port_bandwidth + tiles * (engine.store.startup + 2)
     matrix, move = tiles * s.k_chunks * t.products, tiles * s.k_chunks * t.moves
     first = (s.a_charged * m_flows * a_copies + s.b_charged / s.k_chunks * n_flows * b_copies) * x.gb / ddr.bandwidth
     fill = ddr.latency + np.maximum(first, s.a_charged / engine.load.port_bandwidth)
     drain = s.vector + s.out_charged * np.maximum(s.used / ddr.bandwidth, 1 / engine.store.port_bandwidth) + ddr.latency
-    busiest = np.maximum.reduce([matrix, move, tiles * s.vector, load, store, memory / ddr.bandwidth * 1.02])
+    busiest = np.maximum.reduce([matrix, move, tiles * s.vector, load, store, memory * 1.02])
     return np.maximum(busiest, _latency(x, s, a_loads * s.batches_core, tiles, p, target)) + fill + drain
+
+
+def constant_bandwidth(traffic: MatrixTraffic, target: Target) -> float:
+    """Bytes a cycle of the memory that B comes from; see `schedule.compile.cluster_view`."""
+    constants = target.memory.get("constants") if traffic.constant_b else None
+    return (constants or target.memory["ddr"]).bandwidth
 
 
 def _latency(x: Candidates, s: Shape, a_loads: Array, tiles: Array, p: MatrixProblem, target: Target) -> Array:

@@ -16,7 +16,7 @@ from dsa_compiler.lower.matrix_candidates import (
     l0_tiles,
     placements,
 )
-from dsa_compiler.lower.matrix_cost import Shape, estimate, l1_bytes, shape_of
+from dsa_compiler.lower.matrix_cost import Shape, constant_bandwidth, estimate, l1_bytes, shape_of
 from dsa_compiler.lower.matrix_problem import MatrixProblem, MatrixTiling
 from dsa_compiler.lower.pipeline_model import LONGEST, Machine, Steps, simulate_steps
 from dsa_compiler.target import Target
@@ -89,7 +89,9 @@ def _simulate(x: Candidates, s: Shape, row: int, p: MatrixProblem, traffic: Matr
     cores = int(s.used[row])
     load = load_a + load_b + extra
     port, memory = target.engine.load.port_bandwidth, target.memory["ddr"].bandwidth
-    alone = sum(bytes_ / min(port, memory / n) for bytes_, n in ((load_a, a_flows), (load_b, b_flows), (extra, cores)))
+    rate_b = min(port, constant_bandwidth(traffic, target) / b_flows)
+    rates = ((load_a, min(port, memory / a_flows)), (load_b, rate_b), (extra, min(port, memory / cores)))
+    alone = sum(bytes_ / rate for bytes_, rate in rates)
     flows = memory * alone / np.maximum(load, 1.0)  # that give the loads, one after another, the time they take
     early = np.where(load_b > 0, 1.0 - 1.0 / k_chunks, 0.0)
     after = _slots(batch, piece, chunk, load_a, t)
@@ -102,8 +104,7 @@ def _simulate(x: Candidates, s: Shape, row: int, p: MatrixProblem, traffic: Matr
     startup = (engine.load.startup + 2) * engine.load.port_bandwidth
     chunk_work = max(one(x.tile.products), one(x.tile.moves))
     work = k_chunks * chunk_work
-    rate = min(port, memory / b_flows)
-    shared_bank = 0.0 if t.stream_b else max(0.0, 2 * rate - port) * one(x.tile.moves_b) * k_chunks
+    shared_bank = 0.0 if t.stream_b else max(0.0, 2 * rate_b - port) * one(x.tile.moves_b) * k_chunks
     clash = np.where(load_b > 0, shared_bank, 0.0)
     burst = out * cores / memory
     if t.stream_a:
