@@ -22,9 +22,9 @@ from dsa_compiler.lower.lower import lacking
 from dsa_compiler.lower.storage import plan_storage
 from dsa_compiler.options import CompileOptions
 from dsa_compiler.placing import Placing, place_chunks
-from dsa_compiler.schedule.compile import ScheduledKernels
 from dsa_compiler.schedule.search import FILLS, find_schedule, gather_facts
 from dsa_compiler.schedule.timeline import steps_of
+from dsa_compiler.scheduled_kernels import ScheduledKernels
 from dsa_compiler.target import Target
 
 Progress = Callable[[str], None]

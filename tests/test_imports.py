@@ -28,6 +28,7 @@ ALLOWED = {
     "operators": {"errors"},
     "graph": {"errors", "frontend", "operators"},
     "lower": {"errors", "target", "isa", "graph", "operators"},
+    "schedule": {"errors", "target", "isa", "graph", "operators", "lower"},
     "emit": {"errors", "target", "isa"},
     "assemble": {"errors", "target", "isa", "program", "graph", "lower", "emit"},
     "options": {"errors"},

@@ -159,7 +159,7 @@ def estimate(x: Candidates, s: Shape, p: MatrixProblem, traffic: MatrixTraffic, 
 
 
 def constant_bandwidth(traffic: MatrixTraffic, target: Target) -> float:
-    """Bytes a cycle of the memory that B comes from; see `schedule.compile.cluster_view`."""
+    """Bytes a cycle of the memory that B comes from; see `scheduled_kernels.cluster_view`."""
     constants = target.memory.get("constants") if traffic.constant_b else None
     return (constants or target.memory["ddr"]).bandwidth
 
