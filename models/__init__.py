@@ -4,7 +4,7 @@
     model = models.build("resnet50", batch=16, fold_batch_norm=False)
     feeds = models.sample_inputs(model, seed=1)
 
-Opset 17, float32, static shapes. The options of a network are the keyword arguments of its generator.
+Opset 17, float32, static shapes; opset 19 and QDQ for those named `_int8`. The options of a network are the keyword arguments of its generator.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from models.detector import yolov4_small
 from models.dlrm import dlrm
 from models.inspection import inspector
 from models.mobilenet import mobilenet_v2
+from models.quantized import GENERATORS as QUANTIZED
 from models.radiance import nerf_small
 from models.resnet import resnet18, resnet50
 from models.samples import sample_inputs
@@ -56,6 +57,7 @@ _GENERATORS: Mapping[str, Callable[..., ModelProto]] = MappingProxyType(
             nerf_small,
             audio_tagger,
             inspector,
+            *QUANTIZED,
         )
     }
 )
