@@ -1,0 +1,107 @@
+"""Requantisations in the calls of a layer: whole numbers scaled, rounded and saturated to 8 bits.
+
+The vector engine has an instruction for them that takes the scale as an operand, so scales that are numbers become
+constants of one element.
+
+Before: %3 = multiply(%2, 0.02), %4 = round(%3), ...        after: %3 = multiply(%2, in4), ..., in4 a constant
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dsa_compiler.graph.layers import Layer, LayerGraph, OpCall, Tensor
+from dsa_compiler.graph.views import View
+
+LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
+
+
+@dataclass(frozen=True)
+class Requantization:
+    """Calls that together requantise: `scale` is the product among them, `calls` all but those before it."""
+
+    scale: int
+    calls: tuple[int, ...]
+
+
+def requantizations(calls: Sequence[OpCall], inputs: Sequence[str]) -> list[Requantization]:
+    """The requantisations among the calls of a layer; `inputs` are the dtypes of its inputs."""
+    found = (_ending_at(number, calls, inputs) for number in range(len(calls)))
+    return [r for r in found if r is not None]
+
+
+def with_scale_operands(layer: Layer, graph: LayerGraph) -> tuple[Layer, LayerGraph]:
+    """The layer with the scales of its requantisations as operands, and the graph with the constants they read."""
+    calls, inputs, tensors = list(layer.calls), list(layer.inputs), dict(graph.tensors)
+    for found in requantizations(calls, [graph.tensors[v.tensor].dtype for v in inputs]):
+        call = calls[found.scale]
+        place = next((n for n, (kind, _) in enumerate(call.args) if kind == "number"), None)
+        if place is None:
+            continue
+        name = f"{layer.name}.scale{found.scale}"
+        value = np.asarray([call.args[place][1]], np.float32)
+        tensors[name] = Tensor(name, (1,), "float32", "constant", value)
+        operand = ("input", len(inputs))
+        calls[found.scale] = replace(call, args=(*call.args[:place], operand, *call.args[place + 1 :]))
+        inputs.append(View(name, call.shape, ((0, 0),) * len(call.shape), (0, 0)))
+    if len(inputs) == len(layer.inputs):
+        return layer, graph
+    return replace(layer, calls=tuple(calls), inputs=tuple(inputs)), replace(graph, tensors=tensors)
+
+
+def _ending_at(last: int, calls: Sequence[OpCall], inputs: Sequence[str]) -> Requantization | None:
+    """The requantisation whose last call is `last`: (whole - zero) * scale, relu, round, + zero, clip, astype."""
+    uses = Counter(int(v) for call in calls for k, v in call.args if k == "call")
+    if calls[last].op != "astype" or calls[last].dtype not in LIMITS:
+        return None
+    chain = [last]
+
+    def step(*names: str) -> OpCall | None:
+        """Go on to the call that the last one reads, if that is one of `names` and nothing else reads it."""
+        kind, value = calls[chain[-1]].args[0]
+        number = int(value)
+        if kind != "call" or calls[number].op not in names or uses[number] != 1 or calls[number].dtype != "float32":
+            return None
+        chain.append(number)
+        return calls[number]
+
+    clip = step("clip")
+    if clip is None or (clip.attrs.get("min"), clip.attrs.get("max")) != LIMITS[calls[last].dtype]:
+        return None
+    shifted = step("add")
+    if (shifted is not None and _whole_addend(shifted) is None) or step("round") is None:
+        return None
+    step("nn.relu")
+    product = step("multiply")
+    if product is None or not _is_scale(product, inputs) or not _is_whole(product, calls, inputs):
+        return None
+    return Requantization(chain[-1], tuple(chain))
+
+
+def _whole_addend(call: OpCall) -> int | None:
+    """The whole number that a call adds, if it adds one."""
+    kind, value = call.args[-1]
+    return int(value) if kind == "number" and math.isfinite(value) and float(value).is_integer() else None
+
+
+def _is_scale(product: OpCall, inputs: Sequence[str]) -> bool:
+    kind, value = product.args[1]
+    return kind == "number" or (kind == "input" and inputs[int(value)] == "float32")
+
+
+def _is_whole(product: OpCall, calls: Sequence[OpCall], inputs: Sequence[str]) -> bool:
+    """Whether what is scaled is an integer as a float, less a whole zero point or not."""
+    kind, value = product.args[0]
+    call = calls[int(value)] if kind == "call" else None
+    if call is not None and call.op == "add" and _whole_addend(call) is not None and call.args[0][0] == "call":
+        call = calls[int(call.args[0][1])]
+    if call is None or call.op != "astype" or call.dtype != "float32":
+        return False
+    kind, value = call.args[0]
+    source = calls[int(value)].dtype if kind == "call" else inputs[int(value)]
+    return source in ("int8", "uint8", "int32")
