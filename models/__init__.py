@@ -4,7 +4,8 @@
     model = models.build("resnet50", batch=16, fold_batch_norm=False)
     feeds = models.sample_inputs(model, seed=1)
 
-Opset 17, float32, static shapes; opset 19 and QDQ for those named `_int8`. The options of a network are the keyword arguments of its generator.
+Opset 17, float32, static shapes; opset 19 and QDQ for those named `_int8`. The options of a network are the keyword
+arguments of its generator.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from models.samples import sample_inputs
 from models.tiny import tiny_cnn, tiny_transformer
 
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
-QUANTIZED = PRODUCTS | {"Add", "Relu", "Clip", "MaxPool", "GlobalAveragePool", "Softmax", "LayerNormalization"}
+QUANTIZED = PRODUCTS | {"Add", "Mul", "Relu", "Clip", "MaxPool", "GlobalAveragePool", "Softmax", "LayerNormalization"}
 """Operators whose results are quantised, unless what follows is computed with them."""
 RECTIFIERS = frozenset({"Relu", "Clip"})
 CALIBRATION_SEEDS = (101, 102)
@@ -133,10 +133,9 @@ class _Quantizer:
         return node.op_type in QUANTIZED and not (readers and all(self._goes_with(r) for r in readers))
 
     def _goes_with(self, reader: NodeProto) -> bool:
-        """Whether a node is computed with what it reads: a rectifier, or the sum with a bias."""
-        return reader.op_type in RECTIFIERS or (
-            reader.op_type == "Add" and any(name in self.weights for name in reader.input)
-        )
+        """Whether a node is computed with what it reads: a rectifier, a bias, a constant factor."""
+        constant = any(name in self.weights for name in reader.input)
+        return reader.op_type in RECTIFIERS or (reader.op_type in ("Add", "Mul") and constant)
 
     def _activation(self, name: str) -> None:
         """Quantise and dequantise a value; what reads it reads that."""

@@ -11,6 +11,10 @@ from dsa_compiler.isa.table import OPCODES
 
 FLOATS = frozenset({"float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"})
 WHOLE = frozenset({"int32", "int16", "int8", "uint8", "bool"})
+WIDENED = {"float32": FLOATS, "int32": frozenset({"int16", "int8", "uint8"})}
+"""The smaller dtypes that operations widen as they read them, by the dtype that they compute in."""
+EXACT_DTYPES = frozenset({"requantize"})
+"""Operations whose source has to have the dtype itself."""
 
 
 def strip_rounding(value: Node) -> Node:
@@ -25,21 +29,21 @@ def strip_rounding(value: Node) -> Node:
 
 
 def strip_widening(value: Node) -> Node:
-    """The load under a cast from a smaller float to float32."""
+    """The load under a cast that widens it."""
     inner = strip_free(value)
     return inner if isinstance(inner, Load) else value
 
 
 def strip_free(node: Node) -> Node:
-    """The value under a cast that reading it as an operand does anyway: a smaller float to float32."""
-    if isinstance(node, Apply) and node.op == "cast" and node.dtype == "float32" and node.args[0].dtype in FLOATS:
+    """The value under a cast that reading it as an operand does anyway: to float32 or int32 from a smaller dtype."""
+    if isinstance(node, Apply) and node.op == "cast" and node.args[0].dtype in WIDENED.get(node.dtype, ()):
         return node.args[0]
     return node
 
 
 def operand_nodes(node: Apply) -> list[Node]:
     """What an operation reads, without the casts that it makes itself."""
-    stripped = [strip_free(a) for a in node.args]
+    stripped = list(node.args) if node.op in EXACT_DTYPES else [strip_free(a) for a in node.args]
     for place, arg in enumerate(stripped):
         others = [a for n, a in enumerate(stripped) if n != place]
         if _is_whole_as_float(arg) and (

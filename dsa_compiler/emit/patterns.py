@@ -393,13 +393,24 @@ def _saturating(node: Apply) -> Node | None:
     inner = node.args[0]
     if not _is(inner, "clip") or not inner.dtype.startswith("float") or node.dtype not in WHOLE_LIMITS:
         return None
-    if (_param(inner, "low"), _param(inner, "high")) != WHOLE_LIMITS[node.dtype]:
+    low, high = _param(inner, "low"), _param(inner, "high")
+    if (low, high) == WHOLE_LIMITS[node.dtype]:
+        return _quantized(inner.args[0], node.dtype) or Apply("cast_saturate", inner.args, node.dtype)
+    if not float(low).is_integer() or not float(high).is_integer():
         return None
-    return _quantized(inner.args[0], node.dtype) or Apply("cast_saturate", inner.args, node.dtype)
+    result = _quantized(inner.args[0], node.dtype)
+    return None if result is None else _held(result, int(low), int(high))
+
+
+def _held(value: Node, low: int, high: int) -> Node:
+    """A small integer held between bounds of which one may be that of its dtype."""
+    least, most = WHOLE_LIMITS[value.dtype]
+    value = scalar("max", value, low, value.dtype) if low > least else value
+    return scalar("min", value, high, value.dtype) if high < most else value
 
 
 def _quantized(value: Node, dtype: str) -> Node | None:
-    """round(x / s) + zero and round(int32 * s) + zero."""
+    """round(x / s) + zero and round((whole - z) * s) + zero."""
     zero = 0.0
     if _is(value, "add_scalar"):
         zero = _param(value)
@@ -409,9 +420,16 @@ def _quantized(value: Node, dtype: str) -> Node | None:
     scaled, params = value.args[0], (("zero_point", int(zero)),)
     if _is(scaled, "div"):
         return Apply("quantize", scaled.args, dtype, params)
-    if _is(scaled, "dequantize") and _param(scaled, "zero_point") == 0 and scaled.args[0].dtype == "int32":
-        return Apply("requantize", scaled.args, dtype, params)
-    return None
+    if not _is(scaled, "dequantize") or dtype not in ("int8", "uint8"):
+        return None
+    source = _less_zero(scaled.args[0], int(_param(scaled, "zero_point")))
+    return Apply("requantize", (source, scaled.args[1]), dtype, params)
+
+
+def _less_zero(source: Node, zero: int) -> Node:
+    """A whole number less its zero point, in int32."""
+    wide = source if source.dtype == "int32" else Apply("cast", (source,), "int32")
+    return scalar("sub", wide, zero, "int32") if zero else wide
 
 
 def _dequantized(node: Apply) -> Node | None:

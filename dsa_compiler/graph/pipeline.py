@@ -17,6 +17,7 @@ from dsa_compiler.graph.integer import integer_products
 from dsa_compiler.graph.layout import set_layout
 from dsa_compiler.graph.precision import Precision, set_precision
 from dsa_compiler.graph.recognize import recognize
+from dsa_compiler.graph.requantize import join_quantization
 from dsa_compiler.graph.sink import sink_dequantize
 from dsa_compiler.graph.subpixel import rewrite_transposed_convolutions
 
@@ -29,6 +30,7 @@ BEFORE_PRECISION: Final[tuple[Pass, ...]] = (
     integer_products,
     fold,
     canonicalize,  # the scales that products and quantisations put side by side
+    join_quantization,
     recognize,
     rewrite_transposed_convolutions,
     hoist,

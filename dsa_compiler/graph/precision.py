@@ -24,7 +24,8 @@ _FLOATS = frozenset({"float64", "float32", "float16", "bfloat16"})
 _CARRYING = frozenset(
     {
         "nn.max_pool2d", "nn.avg_pool2d", "nn.softmax", "mean", "sum", "max", "min", "reshape", "permute_dims",
-        "concat", "strided_slice", "squeeze", "expand_dims", "broadcast_to", "flip", "take",
+        "concat", "nn.layer_norm", "nn.rms_norm", "nn.group_norm", "nn.instance_norm", "strided_slice", "squeeze",
+        "expand_dims", "broadcast_to", "flip", "take",
     }
 )  # fmt: skip
 """Operators that are not elementwise and stay in float32 where all that reads them does."""

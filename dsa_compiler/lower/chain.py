@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dsa_compiler.graph.layers import Layer, OpCall
 from dsa_compiler.lower.expression import apply, computation_dtype
+from dsa_compiler.lower.requantize import requantizations
 from dsa_compiler.lower.tir import Expr, cast, constant
 
 VECTOR_FREE = frozenset({"astype", "copy"})
@@ -23,8 +24,8 @@ TRANSCENDENTAL = frozenset(
 class Chain:
     """`value(anchor, operands)` is one element of the result; `operands` are the layer's inputs `inputs`, in order.
 
-    `operations` counts vector instructions, roughly, `transcendental` the slow ones among them. `identity` says that
-    nothing is computed, `slow_first` that the anchor itself is the operand of a slow one.
+    `operations` counts vector instructions, roughly (one for a requantisation), `transcendental` the slow ones among
+    them. `identity` says that nothing is computed, `slow_first` that the anchor itself is the operand of a slow one.
     """
 
     value: Callable[[Expr | None, Sequence[Expr]], Expr]
@@ -54,7 +55,9 @@ def chain_after(layer: Layer, start: int) -> Chain:
             results[number] = _element(calls[number], results, operands, places)
         return results[len(calls) - 1]
 
-    operations = sum(calls[n].op not in VECTOR_FREE for n in needed)
+    joined = [r for r in requantizations(calls) if set(r.calls) <= set(needed)]
+    within = {n for r in joined for n in r.calls}
+    operations = len(joined) + sum(calls[n].op not in VECTOR_FREE for n in needed if n not in within)
     slow = [calls[n] for n in needed if calls[n].op in TRANSCENDENTAL]
     return Chain(value, tuple(used), operations, len(slow), any(("call", start) in c.args for c in slow))
 

@@ -14,6 +14,7 @@ from dsa_compiler.lower.gather_layer import lower_gather_layer
 from dsa_compiler.lower.matrix_layer import lower_matrix_layer
 from dsa_compiler.lower.movement_layer import lower_movement_layer, movement_supported
 from dsa_compiler.lower.reduce_layer import REDUCTIONS, lower_norm_layer, lower_reduce_layer, lower_softmax_layer
+from dsa_compiler.lower.requantize import with_scale_operands
 from dsa_compiler.lower.tile_layer import lower_elementwise_layer
 from dsa_compiler.lower.wide_layer import in_words, is_wide_cast, lower_wide_cast
 from dsa_compiler.lower.window_layer import lower_window_layer
@@ -63,6 +64,7 @@ def lower_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 
         return lower_wide_cast(layer, graph, target, rank=rank)
     if layer.kind in ("movement", "concat") and all(c.op in ("copy", "concat") for c in layer.calls):
         layer, graph = in_words(layer, graph)
+    layer, graph = with_scale_operands(layer, graph)
     template = TEMPLATES.get(layer.kind)
     if template is None:
         raise Infeasible(f"layers of kind {layer.kind}", 1, 0, where="lower")

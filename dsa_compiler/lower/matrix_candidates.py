@@ -22,7 +22,8 @@ class MatrixTraffic:
     """What the epilogue and the operands ask for beyond the product itself.
 
     `extras`: operands of the epilogue as large as the output; `vector_ops`: vector instructions a tile, of which
-    `transcendental` are slow; `constant_b`: weights, laid out beforehand; `bias`: a bias row goes to l0b.
+    `transcendental` are slow and `vectors` have an operand with a value for each channel; `constant_b`: weights, laid
+    out beforehand; `bias`: a bias row goes to l0b.
     """
 
     out_dtype: str
@@ -33,6 +34,7 @@ class MatrixTraffic:
     a_transposed: bool = False
     b_transposed: bool = False
     transcendental: int = 0
+    vectors: int = 0
 
 
 @dataclass(frozen=True)

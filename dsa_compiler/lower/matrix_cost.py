@@ -97,18 +97,23 @@ def _panel_chunk(
 
 
 def _vector(x: Candidates, p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> Array:
-    """Vector cycles of one tile's epilogue: rows of all of a pitch join, others are paid one by one."""
+    """Vector cycles of one tile's epilogue: rows of all of a pitch join, others are paid one by one.
+
+    Rows that meet a row of channels do not join. Between accumulators and 8-bit results values are in float32.
+    """
     vector, t = target.engine.vector, x.tile
     out_item = item_bytes(traffic.out_dtype)
     n, rows = np.minimum(t.n, p.out_channels), t.rows * t.columns
     joined = pitch(n, traffic.out_dtype, target, "l1") == n
 
-    def each(item: int) -> Array:
+    def each(item: int, number: int) -> Array:
         apart = rows * (vector.row_overhead + -(-n * item // vector.width))
-        return np.where(joined, rows * n * item / vector.width, apart)
+        plain = rows * n * item / vector.width
+        return np.where(joined & (number >= traffic.vectors), plain, apart)
 
-    slow = traffic.transcendental * (vector.cost["transcendental"] - 1)
-    return each(4) + (traffic.vector_ops - 1 + slow) * each(out_item) + traffic.vector_ops * (vector.startup + 3)
+    steps = [4] + [4 if out_item == 1 else out_item] * (traffic.vector_ops - 1)
+    slow = traffic.transcendental * (vector.cost["transcendental"] - 1) * each(steps[-1], traffic.vectors)
+    return sum(each(item, n) for n, item in enumerate(steps)) + slow + traffic.vector_ops * (vector.startup + 3)
 
 
 def l1_bytes(x: Candidates, s: Shape, p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> Array:

@@ -74,9 +74,10 @@ def lower_matrix_layer(
     out_dtype = graph.tensors[layer.output.tensor].dtype
     extras = [form.seen(layer.inputs[i]) for i in chain.inputs]
     large = sum(1 for v in extras if math.prod(v.shape[d] for d in varying(v)) * 4 > math.prod(v.shape))
+    vectors = sum(1 for v in extras if varying(v) == {len(v.shape) - 1})
     traffic = MatrixTraffic(
         out_dtype, large, max(1, chain.operations) + chain.slow_first, form.weights is not None, bias is not None,
-        form.a_transposed, form.b_transposed, chain.transcendental,
+        form.a_transposed, form.b_transposed, chain.transcendental, vectors,
     )  # fmt: skip
     chosen = tiling or choose_matrix_tiling(problem, traffic, target, rank=rank)
     return _build(layer, graph, target, form, problem, chosen, bias, chain, extras)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +30,8 @@ class Requantization:
     calls: tuple[int, ...]
 
 
-def requantizations(calls: Sequence[OpCall], inputs: Sequence[str]) -> list[Requantization]:
-    """The requantisations among the calls of a layer; `inputs` are the dtypes of its inputs."""
+def requantizations(calls: Sequence[OpCall], inputs: Sequence[str] | None = None) -> list[Requantization]:
+    """The requantisations among the calls of a layer; `inputs` are the dtypes of its inputs, if they are known."""
     found = (_ending_at(number, calls, inputs) for number in range(len(calls)))
     return [r for r in found if r is not None]
 
@@ -40,7 +41,7 @@ def with_scale_operands(layer: Layer, graph: LayerGraph) -> tuple[Layer, LayerGr
     calls, inputs, tensors = list(layer.calls), list(layer.inputs), dict(graph.tensors)
     for found in requantizations(calls, [graph.tensors[v.tensor].dtype for v in inputs]):
         call = calls[found.scale]
-        place = next((n for n, (kind, _) in enumerate(call.args) if kind == "number"), None)
+        place = next((n for n, (kind, _) in enumerate(call.args) if kind == "const"), None)
         if place is None:
             continue
         name = f"{layer.name}.scale{found.scale}"
@@ -54,8 +55,8 @@ def with_scale_operands(layer: Layer, graph: LayerGraph) -> tuple[Layer, LayerGr
     return replace(layer, calls=tuple(calls), inputs=tuple(inputs)), replace(graph, tensors=tensors)
 
 
-def _ending_at(last: int, calls: Sequence[OpCall], inputs: Sequence[str]) -> Requantization | None:
-    """The requantisation whose last call is `last`: (whole - zero) * scale, relu, round, + zero, clip, astype."""
+def _ending_at(last: int, calls: Sequence[OpCall], inputs: Sequence[str] | None) -> Requantization | None:
+    """The requantisation whose last call is `last`: (whole - zero) * scale, round, + zero, clip, astype."""
     uses = Counter(int(v) for call in calls for k, v in call.args if k == "call")
     if calls[last].op != "astype" or calls[last].dtype not in LIMITS:
         return None
@@ -71,30 +72,37 @@ def _ending_at(last: int, calls: Sequence[OpCall], inputs: Sequence[str]) -> Req
         return calls[number]
 
     clip = step("clip")
-    if clip is None or (clip.attrs.get("min"), clip.attrs.get("max")) != LIMITS[calls[last].dtype]:
+    if clip is None or not _within(clip.attrs, LIMITS[calls[last].dtype]):
         return None
     shifted = step("add")
     if (shifted is not None and _whole_addend(shifted) is None) or step("round") is None:
         return None
-    step("nn.relu")
     product = step("multiply")
     if product is None or not _is_scale(product, inputs) or not _is_whole(product, calls, inputs):
         return None
     return Requantization(chain[-1], tuple(chain))
 
 
+def _within(bounds: Mapping[str, Any], limits: tuple[int, int]) -> bool:
+    """Whether the bounds of a clip are whole numbers within `limits`."""
+    low, high = bounds.get("min"), bounds.get("max")
+    if low is None or high is None or not limits[0] <= low <= high <= limits[1]:
+        return False
+    return float(low).is_integer() and float(high).is_integer()
+
+
 def _whole_addend(call: OpCall) -> int | None:
     """The whole number that a call adds, if it adds one."""
     kind, value = call.args[-1]
-    return int(value) if kind == "number" and math.isfinite(value) and float(value).is_integer() else None
+    return int(value) if kind == "const" and math.isfinite(value) and float(value).is_integer() else None
 
 
-def _is_scale(product: OpCall, inputs: Sequence[str]) -> bool:
+def _is_scale(product: OpCall, inputs: Sequence[str] | None) -> bool:
     kind, value = product.args[1]
-    return kind == "number" or (kind == "input" and inputs[int(value)] == "float32")
+    return kind == "const" or (kind == "input" and (inputs is None or inputs[int(value)] == "float32"))
 
 
-def _is_whole(product: OpCall, calls: Sequence[OpCall], inputs: Sequence[str]) -> bool:
+def _is_whole(product: OpCall, calls: Sequence[OpCall], inputs: Sequence[str] | None) -> bool:
     """Whether what is scaled is an integer as a float, less a whole zero point or not."""
     kind, value = product.args[0]
     call = calls[int(value)] if kind == "call" else None
@@ -103,5 +111,7 @@ def _is_whole(product: OpCall, calls: Sequence[OpCall], inputs: Sequence[str]) -
     if call is None or call.op != "astype" or call.dtype != "float32":
         return False
     kind, value = call.args[0]
-    source = calls[int(value)].dtype if kind == "call" else inputs[int(value)]
+    if kind == "input" and inputs is None:
+        return True
+    source = calls[int(value)].dtype if kind == "call" else (inputs or ())[int(value)]
     return source in ("int8", "uint8", "int32")

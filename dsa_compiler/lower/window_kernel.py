@@ -203,8 +203,8 @@ class WindowKernel:
     def _load_vector(self, number: int, extra: WindowExtra, c0: Expr) -> tuple[Buffer, Stmt]:
         """A value for each channel, repeated along the columns if loaded once, so that rows of the tile are runs."""
         zero, dtype = integer(0), str(extra.source.dtype)
-        columns = self.t.columns if self.once else 1
         channels = self.depth if "c" in extra.varies else 1
+        columns = self.t.columns if self.once and channels > 1 else 1
         width = self.depth if channels > 1 else self.target.pitch(1, item_bytes(dtype))
         tile = buffer(f"extra{number}", (1, columns, width), dtype, "l1")
 
