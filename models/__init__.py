@@ -26,7 +26,7 @@ from models.detector import yolov4_small
 from models.dlrm import dlrm
 from models.inspection import inspector
 from models.mobilenet import mobilenet_v2
-from models.quantized import GENERATORS as QUANTIZED
+from models.quantized import mobilenet_v2_int8, resnet18_int8, resnet50_int8, tiny_cnn_int8, tiny_transformer_int8
 from models.radiance import nerf_small
 from models.resnet import resnet18, resnet50
 from models.samples import sample_inputs
@@ -58,7 +58,11 @@ _GENERATORS: Mapping[str, Callable[..., ModelProto]] = MappingProxyType(
             nerf_small,
             audio_tagger,
             inspector,
-            *QUANTIZED,
+            resnet18_int8,
+            resnet50_int8,
+            mobilenet_v2_int8,
+            tiny_cnn_int8,
+            tiny_transformer_int8,
         )
     }
 )

@@ -8,7 +8,7 @@ the same network on seeded inputs, rounded up to two digits, so that they do not
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -178,8 +178,3 @@ class _Quantizer:
     def _constant(self, name: str, values: npt.NDArray[np.generic]) -> str:
         self.graph.initializer.append(numpy_helper.from_array(values, name))
         return name
-
-
-GENERATORS: tuple[Callable[..., ModelProto], ...] = (
-    resnet18_int8, resnet50_int8, mobilenet_v2_int8, tiny_cnn_int8, tiny_transformer_int8,
-)  # fmt: skip

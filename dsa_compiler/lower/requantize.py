@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dsa_compiler.graph.layers import Layer, LayerGraph, OpCall, Tensor
+from dsa_compiler.graph.layers import Arg, Layer, LayerGraph, OpCall, Tensor
 from dsa_compiler.graph.views import View
 
 LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
@@ -47,7 +47,7 @@ def with_scale_operands(layer: Layer, graph: LayerGraph) -> tuple[Layer, LayerGr
         name = f"{layer.name}.scale{found.scale}"
         value = np.asarray([call.args[place][1]], np.float32)
         tensors[name] = Tensor(name, (1,), "float32", "constant", value)
-        operand = ("input", len(inputs))
+        operand: Arg = ("input", len(inputs))
         calls[found.scale] = replace(call, args=(*call.args[:place], operand, *call.args[place + 1 :]))
         inputs.append(View(name, call.shape, ((0, 0),) * len(call.shape), (0, 0)))
     if len(inputs) == len(layer.inputs):
