@@ -233,27 +233,33 @@ def diverse(tiles: Tiles) -> Tiles:
 
 
 def placements(tiles: Tiles, p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> Candidates:
-    """Every placement around the tiles: core splits, pieces, panels, and what is streamed."""
-    rows: list[tuple[int, ...]] = []
-    for i in range(len(tiles.rows)):
-        rows += _placements_of(i, tiles, p, target)
-    table = np.array(rows, np.int64).reshape(-1, 12)
-    index, gb, gm, gn, piece_rows, piece_columns, panel, outer, stream_a, stream_b, ring_a, ring_b = table.T
+    """Every placement around the tiles: core splits, pieces, panels, and what is streamed.
+
+    Tiles that cut the result into as many parts have the same placements, which are listed once.
+    """
+    parts = [-(-p.out_height // tiles.rows), -(-p.out_width // tiles.columns), -(-p.out_channels // tiles.n)]
+    distinct, which = np.unique(np.stack(parts, axis=1), axis=0, return_inverse=True)
+    listed = [np.array(_placements_of(*map(int, d), p, target), np.int64).reshape(-1, 11) for d in distinct]
+    counts = np.array([len(places) for places in listed], np.int64)[which.reshape(-1)]
+    table = np.concatenate([listed[d] for d in which.reshape(-1)])
+    gb, gm, gn, in_rows, in_columns, panel, outer, stream_a, stream_b, ring_a, ring_b = table.T
+    tile = tiles.take(np.repeat(np.arange(len(tiles.rows)), counts))
     flags = outer.astype(bool), stream_a.astype(bool), stream_b.astype(bool)
-    return Candidates(tiles.take(index), gb, gm, gn, piece_rows, piece_columns, panel, *flags, ring_a, ring_b)
+    piece_rows, piece_columns = tile.rows * in_rows, tile.columns * in_columns
+    return Candidates(tile, gb, gm, gn, piece_rows, piece_columns, panel, *flags, ring_a, ring_b)
 
 
-def _placements_of(i: int, tiles: Tiles, p: MatrixProblem, target: Target) -> list[tuple[int, ...]]:
-    rows, columns, n = int(tiles.rows[i]), int(tiles.columns[i]), int(tiles.n[i])
-    row_tiles, column_tiles = ceil_div(p.out_height, rows), ceil_div(p.out_width, columns)
-    chunks = ceil_div(p.out_channels, n)
+def _placements_of(
+    row_tiles: int, column_tiles: int, chunks: int, p: MatrixProblem, target: Target
+) -> list[tuple[int, ...]]:
+    """Places of tiles that cut the result into so many: cores, tiles of a piece, panel, order, streams and rings."""
     result: list[tuple[int, ...]] = []
     for gb, gm, gn in core_splits(p, chunks, target):
         mine = ceil_div(chunks, gn)
         panels = sorted({1, 2, 4, mine, ceil_div(mine, 2)} & set(range(1, mine + 1)))
         for in_rows in sorted({1, 2, 3, 4, 8, 16, row_tiles} & set(range(1, row_tiles + 1))):
             for in_columns in {1, column_tiles}:
-                place = (i, gb, gm, gn, rows * in_rows, columns * in_columns)
+                place = (gb, gm, gn, in_rows, in_columns)
                 for panel in panels:
                     result.append((*place, panel, 1, 0, 0, 2, 1 if panel == mine else 2))
                     result.append((*place, panel, 0, 0, 0, 2, 2))
