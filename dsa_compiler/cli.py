@@ -71,6 +71,7 @@ def _pair(
 
 _SHAPES = _pairs("a list of extents such as 1,3,224,224", lambda text: tuple(int(n) for n in text.split(",")))
 _FILES = _pairs("a file", Path)
+_VALUES = _pairs("a number or a .npy file", lambda text: _read_value(text))
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _inputs_option = click.option("--input", "inputs", callback=_FILES, multiple=True, metavar="NAME=FILE.npy",
@@ -85,6 +86,8 @@ def _compile_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--batch", type=click.IntRange(1), help="Binds symbolic leading dimensions."),
         click.option("--shape", "shapes", callback=_SHAPES, multiple=True, metavar="NAME=1,3,224,224",
                      help="Shape of an input; repeat for several."),
+        click.option("--value", "values", callback=_VALUES, multiple=True, metavar="NAME=16000",
+                     help="Make an input a constant, a number or a .npy file; repeat for several."),
         click.option("--graph-schedule", type=click.Choice(GRAPH_SCHEDULES), default="none", show_default=True),
         click.option("--disable-pass", "disabled", type=click.Choice(EMISSION_PASSES), multiple=True,
                      help="Leave out an emission pass; repeat for several."),
@@ -99,11 +102,13 @@ def _options(
     precision: Precision | None,
     batch: int | None,
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    values: tuple[tuple[str, np.ndarray], ...],
     graph_schedule: str,
     disabled: tuple[str, ...],
     dump_ir: Path | None,
 ) -> CompileOptions:
-    return CompileOptions(precision, batch, dict(shapes), graph_schedule, frozenset(disabled), dump_ir)
+    return CompileOptions(precision, batch, dict(shapes), graph_schedule, frozenset(disabled), dump_ir,
+                          dict(values))  # fmt: skip
 
 
 @contextmanager
@@ -249,6 +254,16 @@ def _read_array(path: Path) -> np.ndarray:
         array.close()
         raise dsac.UserError("it holds several arrays", where=str(path), action="give one .npy file for each input")
     return array
+
+
+def _read_value(text: str) -> np.ndarray:
+    """A number, or the array of a .npy file."""
+    if text.endswith(".npy"):
+        return _read_array(Path(text))
+    try:
+        return np.asarray(int(text))
+    except ValueError:
+        return np.asarray(float(text))
 
 
 def _write_outputs(folder: Path, values: Arrays) -> None:

@@ -43,7 +43,7 @@ def compile_model(
     options = options or CompileOptions()
     part = load_target(target)
     progress("reading the model")
-    proto = load_model(model, shapes=dict(options.shapes), batch=options.batch)
+    proto = load_model(model, shapes=dict(options.shapes), batch=options.batch, values=options.values)
     for line in shape_defaults(proto):
         progress(line)
     bounds = analyze(proto, part, options.precision)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy.typing as npt
+
 from dsa_compiler.errors import UserError
 
 Precision = Literal["float32", "float16"]
@@ -23,7 +25,7 @@ class CompileOptions:
     """What a user may choose.
 
     `precision` None compiles as the model is. `disabled_passes` names emission passes to leave out. `dump_ir` is
-    a folder for the IR of every stage, numbered.
+    a folder for the IR of every stage, numbered. `values` gives inputs by name that become constants.
     """
 
     precision: Precision | None = None
@@ -32,6 +34,7 @@ class CompileOptions:
     graph_schedule: str = "auto"
     disabled_passes: frozenset[str] = frozenset()
     dump_ir: Path | None = None
+    values: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raises `UserError` for a value that is not offered."""

@@ -8,7 +8,18 @@ from typing import Any
 
 import click
 
-from ci.bench import ablation, compile_time, convolution, handwritten, opcodes, prediction, product, race, resnet18
+from ci.bench import (
+    ablation,
+    compile_time,
+    convolution,
+    handwritten,
+    nodes,
+    opcodes,
+    prediction,
+    product,
+    race,
+    resnet18,
+)
 from ci.bench.cases import PART_ONE
 from ci.bench.figures import Findings
 from dsa_compiler.options import EMISSION_PASSES
@@ -60,6 +71,11 @@ command(
 command(
     "compile_time", compile_time.measure,
     click.option("--network", default="resnet50", show_default=True, help="A generator of `models`."),
+)  # fmt: skip
+command(
+    "nodes", nodes.measure,
+    click.option("--name", "chosen", multiple=True, help="Only tests whose name holds this; repeat."),
+    click.option("--every", is_flag=True, help="Name each test that is not right."),
 )  # fmt: skip
 command(
     "race", race.measure,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy.typing as npt
 from onnx import ModelProto, inliner
 
 from dsa_compiler.errors import UserError
@@ -21,20 +22,23 @@ from dsa_compiler.frontend.converters import has_body, is_known
 from dsa_compiler.frontend.fold import MOST_FOLDED, fold_constants, infer_shapes, infer_types
 from dsa_compiler.frontend.inline import inline_functions
 from dsa_compiler.frontend.read import Source, make_dense, read_model
-from dsa_compiler.frontend.shapes import bind_shapes, static_shape
+from dsa_compiler.frontend.shapes import bind_shapes, bind_values, static_shape
 from dsa_compiler.frontend.simplify import name_nodes, remove_identities, remove_unused
 
 Shapes = Mapping[str, Sequence[int]]
+Values = Mapping[str, npt.ArrayLike]
 
 MOST_ROUNDS = 32
 
 
-def load_model(source: Source, shapes: Shapes | None = None, batch: int | None = None) -> ModelProto:
+def load_model(
+    source: Source, shapes: Shapes | None = None, batch: int | None = None, values: Values | None = None
+) -> ModelProto:
     """Return the model of `source` with static shapes, folded constants and a name for each node.
 
-    `shapes` gives input shapes by name, `batch` the value of symbolic leading dimensions (1 if absent);
-    other symbolic dimensions must be in `shapes`. The argument is not changed. Raises `UserError` for
-    a file that is no ONNX model or whose graph is malformed.
+    `shapes` gives input shapes by name, `batch` the value of symbolic leading dimensions (1 if absent); other symbolic
+    dimensions have defaults (`frontend.shapes`). `values` gives inputs by name that become constants. The argument is
+    not changed. Raises `UserError` for a file that is no ONNX model or whose graph is malformed.
     """
     model = read_model(source)
     for entry in model.opset_import:
@@ -48,6 +52,7 @@ def load_model(source: Source, shapes: Shapes | None = None, batch: int | None =
     del graph.input[:]
     graph.input.extend(inputs)
     name_nodes(graph)
+    bind_values(model, values or {})
     bind_shapes(model, dict(shapes or {}), batch)
     model = _with_bodies(model)
     _resolve(model)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from onnx import ModelProto, ValueInfoProto, helper
+import numpy as np
+import numpy.typing as npt
+from onnx import ModelProto, ValueInfoProto, helper, numpy_helper
 
 from dsa_compiler.errors import UserError
 from dsa_compiler.frontend.check import check_count, elements
@@ -45,6 +47,31 @@ def bind_shapes(model: ModelProto, shapes: Mapping[str, Sequence[int]], batch: i
     for output in model.graph.output:
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
+
+
+def bind_values(model: ModelProto, values: Mapping[str, npt.ArrayLike]) -> None:
+    """Turn inputs into constants, in place. Raises `UserError` for a value that is not what its input takes."""
+    inputs = {i.name: i for i in model.graph.input}
+    for name, given in values.items():
+        where = f"value of {name}"
+        if name not in inputs:
+            raise UserError("there is no such input", where=where, action=f"the inputs are {sorted(inputs)}")
+        tensor = inputs[name].type.tensor_type
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        value = np.asarray(given)
+        fits = value.dtype.kind in "biufV"
+        converted = value.astype(dtype) if fits else value
+        if not fits or not np.array_equal(converted, value, equal_nan=value.dtype.kind == "f"):
+            raise UserError(f"{value} is no {dtype}", where=where, action="give what the input takes")
+        dims = [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
+        if tensor.HasField("shape") and (
+            len(dims) != value.ndim or any(d not in (-1, n) for d, n in zip(dims, value.shape, strict=True))
+        ):
+            problem = f"it has shape {list(value.shape)}, the input {dims}"
+            raise UserError(problem, where=where, action="give that shape")
+        dense = np.ascontiguousarray(converted).reshape(value.shape)
+        model.graph.initializer.append(numpy_helper.from_array(dense, name))
+        model.graph.input.remove(inputs[name])
 
 
 def shape_defaults(model: ModelProto) -> list[str]:

@@ -116,6 +116,30 @@ def test_symbols_have_defaults_that_are_told():
     assert shape_defaults(load_model(model_of(RELU, dims=["N", 3]))) == []
 
 
+def test_an_input_becomes_a_constant():
+    model = model_of([node("Gather", ["x", "i"], "y", axis=1)])
+    model.graph.input.append(helper.make_tensor_value_info("i", TensorProto.INT64, []))
+    loaded = load_model(model, values={"i": 2})
+    assert [i.name for i in loaded.graph.input] == ["x"]
+    assert numpy_helper.to_array(loaded.graph.initializer[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"q": 1}, r"\[value of q\] there is no such input; the inputs are \['i', 'x'\]"),
+        ({"i": 1.5}, r"\[value of i\] 1\.5 is no int64; give what the input takes"),
+        ({"i": "a"}, r"\[value of i\] a is no int64; give what the input takes"),
+        ({"i": [1, 2]}, r"\[value of i\] it has shape \[2\], the input \[\]; give that shape"),
+    ],
+)
+def test_values_that_do_not_fit(values, message):
+    model = model_of([node("Gather", ["x", "i"], "y", axis=1)])
+    model.graph.input.append(helper.make_tensor_value_info("i", TensorProto.INT64, []))
+    with pytest.raises(UserError, match=message):
+        load_model(model, values=values)
+
+
 def test_unknown_rank():
     model = model_of(RELU)
     model.graph.input[0].type.tensor_type.ClearField("shape")

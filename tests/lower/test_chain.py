@@ -79,3 +79,9 @@ def test_copy_passes_its_operand_on() -> None:
     chain = chain_after(make([call("copy", (0,), SHAPE)], inputs=1), -1)
     assert chain.identity and chain.inputs == (0,)
     assert str(chain.value(None, [named("a", "int32")])) == "a"
+
+
+def test_numbers_that_a_condition_chooses_have_the_dtype_of_the_result() -> None:
+    calls = [call("where", (0, ("const", 0.0), ("const", float("-inf"))), SHAPE)]
+    text = str(chain_after(make(calls, inputs=1), -1).value(None, [named("m", "bool")]))
+    assert "bool" not in text.replace("T.bool(m)", "") and "float" in text

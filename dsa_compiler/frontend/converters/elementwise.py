@@ -38,9 +38,29 @@ def _divide(node: Node) -> Any:
     return node.emit(op.divide(a, b))
 
 
+_PLAIN = frozenset({"bfloat16", "bool", "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8",
+                    "uint16", "uint32", "uint64"})  # fmt: skip
+"""Types between which a cast means what NumPy's does; others saturate or are packed."""
+
+
 def _cast(node: Node) -> Any:
     dtype = str(helper.tensor_dtype_to_np_dtype(node.attrs["to"]))
+    for kind in (dtype, dtype_of(node.inputs[0])):
+        if kind not in _PLAIN:
+            raise node.error(f"casts with {kind}")
     return node.inputs[0] if dtype == dtype_of(node.inputs[0]) else node.emit(op.astype(node.inputs[0], dtype))
+
+
+def _is_infinite(node: Node) -> Any:
+    """Emit comparisons with the infinities that are asked for."""
+    x = node.inputs[0]
+    signs = [value for name, value in (("detect_positive", np.inf), ("detect_negative", -np.inf))
+             if node.attrs.get(name, 1)]  # fmt: skip
+    if len(signs) == 2:
+        return node.emit(op.isinf(x))
+    if not signs:
+        return relax.const(np.zeros(shape_of(x), bool))
+    return node.emit(op.equal(x, scalar(signs[0], x)))
 
 
 def _clip(node: Node) -> Any:
@@ -213,7 +233,7 @@ def elementwise_converters() -> dict[str, Converter]:
         "Or": op.logical_or, "Sub": op.subtract, "Xor": op.logical_xor,
     }  # fmt: skip
     special: dict[str, Converter] = {
-        "Cast": _cast, "Celu": _celu, "Clip": _clip, "Div": _divide, "Elu": _elu, "Gelu": _gelu,
+        "Cast": _cast, "Celu": _celu, "Clip": _clip, "Div": _divide, "Elu": _elu, "Gelu": _gelu, "IsInf": _is_infinite,
         "HardSigmoid": _hard_sigmoid, "HardSwish": _hard_swish, "LeakyRelu": _leaky_relu, "Max": _variadic(op.maximum),
         "Mean": _mean, "Min": _variadic(op.minimum), "Mish": _mish, "Mod": _mod, "PRelu": _prelu, "Pow": _power,
         "Reciprocal": _reciprocal, "Selu": _selu, "Shrink": _shrink, "Softplus": _softplus, "Softsign": _softsign,

@@ -143,6 +143,8 @@ def _pad(node: Node) -> Any:
     for i, axis in enumerate(range(rank) if axes is None else axes):
         begins[axis], ends[axis] = pads[i], pads[len(pads) // 2 + i]
     value = node.value(2)
+    if node.has(2) and value is None:
+        raise node.error("a value to pad with that is computed")
     fill = float(node.attrs.get("value", 0.0)) if value is None else float(value.reshape(-1)[0])
     for axis in range(rank):
         begin, end = max(0, -begins[axis]), shape_of(x)[axis] - max(0, -ends[axis])
@@ -226,7 +228,8 @@ def _space_to_depth(node: Node) -> Any:
     n, c, h, w = shape_of(node.inputs[0])
     b = int(node.attrs["blocksize"])
     x = node.emit(op.reshape(node.inputs[0], [n, c, h // b, b, w // b, b]))
-    x = node.emit(op.permute_dims(x, [0, 3, 5, 1, 2, 4]))
+    order = [0, 1, 3, 5, 2, 4] if node.text("mode", "DCR") == "CRD" else [0, 3, 5, 1, 2, 4]
+    x = node.emit(op.permute_dims(x, order))
     return node.emit(op.reshape(x, [n, c * b * b, h // b, w // b]))
 
 

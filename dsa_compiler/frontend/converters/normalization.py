@@ -81,7 +81,8 @@ def _lp_normalization(node: Node) -> Any:
         norm = node.emit(op.sum(node.emit(op.abs(x)), axis=[axis], keepdims=True))
     else:
         norm = node.emit(op.sqrt(node.emit(op.sum(node.emit(op.square(x)), axis=[axis], keepdims=True))))
-    return node.emit(op.divide(x, norm))
+    some = node.emit(op.greater(norm, scalar(0, x)))  # what has no length stays zero
+    return node.emit(op.divide(x, node.emit(op.where(some, norm, scalar(1, x)))))
 
 
 def _softmax(node: Node) -> Any:

@@ -70,7 +70,7 @@ def interpolation(
     base = np.floor(places).astype(np.int64)
     taps = base[:, None] + np.arange(-reach + 1, reach + 1)[None, :]
     weights = _kernel(mode, (places[:, None] - taps) / stretch, a)
-    if exclude_outside or antialias:
+    if exclude_outside:
         weights = np.where((taps < 0) | (taps >= extent), 0, weights)
     if exclude_outside or antialias:
         weights = weights / weights.sum(axis=1, keepdims=True)
