@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import tvm
@@ -18,9 +19,15 @@ from dsa_compiler.graph.layers import Layer, LayerGraph
 from dsa_compiler.graph.pipeline import optimize
 from dsa_compiler.graph.precision import Precision
 from dsa_compiler.graph.rewriter import bindings_of
+from dsa_compiler.operators.table import OPERATORS
 
 Lacking = Callable[[Layer], str]
 """Why there is no kernel for a layer, "" if there is one."""
+_REWRITTEN = frozenset({
+    "concat", "split", "squeeze", "expand_dims", "flatten", "nn.batch_flatten", "stack", "nn.conv2d_transpose",
+    "call_dps_packed",
+})  # fmt: skip
+"""Operators that graph passes turn into those of the table."""
 
 
 def build_graph(
@@ -28,41 +35,62 @@ def build_graph(
 ) -> LayerGraph:
     """The layers of a model that `load_model` made.
 
-    Nodes that `host` names and those of layers that `lacking` names become host steps, and so does the whole model if
-    the graph passes fail. Raises `UserError` for a model that is wrong.
+    Nodes that `host` names, those of operators that no pass knows and those of layers that `lacking` names become host
+    steps; so do all nodes of an operator on which the graph passes fail, or the whole model. Raises `UserError` for a
+    model that is wrong.
     """
     reasons = dict(host or {})
     while True:
-        try:
-            mod = import_model(model, reasons)
-            found = _with_tuples(mod)
-            if found:
-                reasons |= found
-                continue
-            graph = extract_layers(optimize(mod, precision))
-        except UserError:
-            raise
-        except Exception as error:  # whatever a pass of ours or of TVM's raises
-            everything = {node.name: f"the graph passes failed: {_first_line(error)}" for node in model.graph.node}
-            if everything.keys() <= reasons.keys():
+        mod = import_model(model, reasons)
+        found = _strange(mod)
+        if not found:
+            try:
+                graph = extract_layers(optimize(mod, precision))
+            except UserError:
                 raise
-            reasons = everything
-            continue
-        found = _without_kernel(graph, lacking)
+            except Exception as error:  # whatever a pass of ours or of TVM's raises
+                reasons = _culprits(model, precision, reasons, error)
+                continue
+            found = _without_kernel(graph, lacking)
         if found.keys() <= reasons.keys():
             return graph
         reasons |= found
 
 
-def _with_tuples(mod: tvm.IRModule) -> dict[str, str]:
-    """The nodes of operators with several results, which no layer has, and why."""
+def _strange(mod: tvm.IRModule) -> dict[str, str]:
+    """The nodes that became operators which no pass knows, or which have several results, and why."""
     origins = dict(mod["main"].attrs[NODES].items())
-    return {
-        str(origins[b.var.name]): f"no template for {op_name(b.value)}"
-        for b in bindings_of(mod["main"])
-        if isinstance(b.var.ty, relax.TupleType) and op_name(b.value) not in ("", "split") and not is_host(b.value)
-        if b.var.name in origins
-    }
+    found: dict[str, str] = {}
+    for binding in bindings_of(mod["main"]):
+        name = op_name(binding.value)
+        if not name or is_host(binding.value) or binding.var.name not in origins:
+            continue
+        tensor = isinstance(binding.var.ty, relax.TensorType) or name == "split"
+        if not tensor or (name not in OPERATORS and name not in _REWRITTEN):
+            found[str(origins[binding.var.name])] = f"no template for {name}"
+    return found
+
+
+def _culprits(
+    model: ModelProto, precision: Precision | None, reasons: Mapping[str, str], error: Exception
+) -> dict[str, str]:
+    """`reasons`, and more nodes that let the graph passes succeed: all of one operator, else the whole model.
+
+    Raises `error` where all nodes have a reason already.
+    """
+    reason = f"the graph passes failed: {_first_line(error)}"
+    if all(node.name in reasons for node in model.graph.node):
+        raise error
+    counts = Counter(node.op_type for node in model.graph.node if node.name not in reasons)
+    for operator, _ in sorted(counts.items(), key=lambda item: (item[1], item[0])):
+        named = {n.name: reason for n in model.graph.node if n.op_type == operator and n.name not in reasons}
+        trial = {**reasons, **named}
+        try:
+            extract_layers(optimize(import_model(model, trial), precision))
+        except Exception:  # not the one, or not the only one
+            continue
+        return trial
+    return {**{node.name: reason for node in model.graph.node}, **reasons}
 
 
 def _without_kernel(graph: LayerGraph, lacking: Lacking) -> dict[str, str]:

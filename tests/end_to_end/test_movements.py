@@ -81,3 +81,34 @@ def test_casts_between_integers_of_64_bits_and_the_rest(part):
     ]
     model = model_of(nodes, {"ids": ids, "x": x}, {"i32": INT32, "f": FLOAT, "i64": INT64})
     check_model(model, {"ids": ids, "x": x}, part)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_gather_by_several_places(part):
+    x, at = random(5, 7, 9), integers(-5, 5, 3, 2, 2)
+    nodes = [node("Abs", ["x"], ["a"]), node("GatherND", ["a", "i"], ["y"])]
+    check_model(model_of(nodes, {"x": x, "i": at}, {"y": FLOAT}), {"x": x, "i": at}, part)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_gather_by_several_places_in_each_batch(part):
+    x, at = random(3, 7, 9), integers(-7, 7, 3, 4, 1)
+    nodes = [node("Abs", ["x"], ["a"]), node("GatherND", ["a", "i"], ["y"], batch_dims=1)]
+    check_model(model_of(nodes, {"x": x, "i": at}, {"y": FLOAT}), {"x": x, "i": at}, part)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(("axis", "shape"), [(0, (3, 21)), (1, (5, 7))])
+def test_gather_of_elements(part, axis, shape):
+    x, at = random(5, 21), integers(-5, 5, *shape)
+    nodes = [node("Abs", ["x"], ["a"]), node("GatherElements", ["a", "i"], ["y"], axis=axis)]
+    check_model(model_of(nodes, {"x": x, "i": at}, {"y": FLOAT}), {"x": x, "i": at}, part)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("axis", [-1, 0, 1])
+def test_one_hot(part, axis):
+    at = integers(-11, 13, 3, 7)
+    constants = {"d": np.array(11), "v": np.array([-1.0, 2.5], np.float32)}
+    nodes = [node("OneHot", ["i", "d", "v"], ["y"], axis=axis)]
+    check_model(model_of(nodes, {"i": at}, {"y": FLOAT}, constants), {"i": at}, part)

@@ -10,6 +10,7 @@ from onnx import NodeProto, defs
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from dsa_compiler.frontend.converters.elementwise import elementwise_converters
+from dsa_compiler.frontend.converters.indexing import indexing_converters
 from dsa_compiler.frontend.converters.integer import integer_converters, microsoft_converters
 from dsa_compiler.frontend.converters.movement import movement_converters
 from dsa_compiler.frontend.converters.normalization import normalization_converters
@@ -37,6 +38,7 @@ CONVERTERS: Final[Mapping[tuple[str, str], Converter]] = MappingProxyType(
             elementwise_converters(),
             movement_converters(),
             normalization_converters(),
+            indexing_converters(),
             integer_converters(),
             quantize_converters(),
             recurrent_converters(),
