@@ -21,8 +21,9 @@ from models.samples import sample_inputs
 from models.tiny import tiny_cnn, tiny_transformer
 
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
-QUANTIZED = PRODUCTS | {"Add", "Mul", "Relu", "Clip", "MaxPool", "GlobalAveragePool", "Softmax", "LayerNormalization"}
-"""Operators whose results are quantised, unless what follows is computed with them."""
+QUANTIZED = PRODUCTS | {"Add", "Relu", "Clip", "MaxPool", "GlobalAveragePool", "Softmax", "LayerNormalization"}
+"""Operators whose results are quantised, unless what follows is computed with them; so is all that a product reads."""
+MOVEMENTS = frozenset({"Flatten", "Reshape", "Transpose"})
 RECTIFIERS = frozenset({"Relu", "Clip"})
 CALIBRATION_SEEDS = (101, 102)
 OPSET = 19
@@ -118,6 +119,8 @@ class _Quantizer:
             if node.op_type in PRODUCTS:
                 self._operands(node)
             self.nodes.append(node)
+            if node.op_type in MOVEMENTS and node.input[0] in self.scales:
+                self.scales[node.output[0]] = self.scales[node.input[0]]
             if self._is_quantized(node, nodes):
                 self._activation(node.output[0])
         del self.graph.node[:]
@@ -130,6 +133,10 @@ class _Quantizer:
 
     def _is_quantized(self, node: NodeProto, nodes: Iterable[NodeProto]) -> bool:
         readers = [n for n in nodes if node.output[0] in n.input]
+        if node.op_type in MOVEMENTS and node.input[0] in self.scales:
+            return False
+        if any(r.op_type in PRODUCTS for r in readers):
+            return True
         return node.op_type in QUANTIZED and not (readers and all(self._goes_with(r) for r in readers))
 
     def _goes_with(self, reader: NodeProto) -> bool:
