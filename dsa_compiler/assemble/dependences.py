@@ -5,6 +5,10 @@ read-after-write, write-after-read and write-after-write across engines needs a 
 the order of a queue, already implies it. What is implied is tracked as in vector clocks: for every entry, the
 last entry of each class that is known to be complete when it starts.
 
+Within a queue, reads after writes and writes by DMA of less latency than the one before are ordered by nothing, since
+DMAs complete latencies after they leave their engine; no flag joins a queue with itself. Such a pair is a detour: the
+caller puts a relay into the scalar queue (`assemble.relays`).
+
 A class is an engine and, for load and store, the latency of its memory: a flag proves its own entry and those
 before it in the queue with no greater latency.
 """
@@ -12,7 +16,7 @@ before it in the queue with no greater latency.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numba
 import numpy as np
@@ -38,7 +42,7 @@ class CoreStream:
     `memory` numbers the shadow maps of the operands (-1: not tracked); addresses are in bytes within the
     memory; `shadow_bytes[m]` is the size of memory m and `block[m]` its granule. `collect` marks the entries that wait
     until all earlier entries of the load and store queues are complete; `gate[e]` is an entry of the scalar queue that
-    e must wait for, -1 without (see `assemble.barriers`).
+    e must wait for, -1 without (see `assemble.barriers`); `source[e]` is a load or store that e, a relay, waits for.
     """
 
     klass: np.ndarray
@@ -53,12 +57,14 @@ class CoreStream:
     block: np.ndarray
     collect: np.ndarray | None = None
     gate: np.ndarray | None = None
+    source: np.ndarray | None = None
 
     def digest(self) -> bytes:
         """What the edges depend on, as a key: cores that do the same work have the same edges."""
         tracked = self.memory >= 0
         masked = (np.where(tracked, self.address, 0), *(a * tracked[:, None] for a in (self.extents, self.strides)))
-        tables = (self.klass, self.first, self.memory, *masked, self.item, self.written, self.collect, self.gate)
+        tables = (self.klass, self.first, self.memory, *masked, self.item, self.written, self.collect, self.gate,
+                  self.source)  # fmt: skip
         key = hashlib.blake2b(digest_size=16)
         for table in tables:
             key.update(b"|" if table is None else np.ascontiguousarray(table).data)
@@ -67,28 +73,35 @@ class CoreStream:
 
 @dataclass(frozen=True)
 class Edges:
-    """Flags needed: entry `consumer` waits for entry `producer` (numbers within the core's stream)."""
+    """Flags needed: entry `consumer` waits for entry `producer` (numbers within the core's stream).
+
+    known: (entries, CLASSES), the last complete entry of each class when the entry starts, or -1; detours: rows
+    (producer, consumer) of one queue that the consumer has to wait for through another, in the order of consumers.
+    """
 
     producer: np.ndarray
     consumer: np.ndarray
-    known: np.ndarray  # (entries, CLASSES): last complete entry of each class when the entry starts, or -1
+    known: np.ndarray
+    detours: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int32))
 
 
 def find_edges(stream: CoreStream) -> Edges:
     """The minimised dependences of one core's stream."""
     blocks = -(-stream.shadow_bytes // stream.block)
     base = np.concatenate([[0], np.cumsum(blocks)]).astype(np.int64)
-    producer, consumer, known = _find(
+    producer, consumer, known, detours = _find(
         stream.klass.astype(np.int64), stream.first, stream.memory, stream.address, stream.extents,
         stream.strides, stream.item, stream.written, base, stream.block, QUEUE_OF_CLASS,
         np.zeros(len(stream.klass), np.bool_) if stream.collect is None else stream.collect,
-        np.full(len(stream.klass), -1, np.int64) if stream.gate is None else stream.gate,
+        *(np.full(len(stream.klass), -1, np.int64) if a is None else a for a in (stream.gate, stream.source)),
     )  # fmt: skip
-    return Edges(producer, consumer, known)
+    return Edges(producer, consumer, known, detours)
 
 
 @numba.njit(cache=True)
-def _find(klass, first, memory, address, extents, strides, item, written, base, block, queue_of, collect, gate):  # type: ignore[no-untyped-def]
+def _find(  # type: ignore[no-untyped-def]
+    klass, first, memory, address, extents, strides, item, written, base, block, queue_of, collect, gate, source
+):
     entries = klass.shape[0]
     segment = _segments(memory, address, extents, strides, item, base, block)
     segments = segment[-1] + 1
@@ -96,7 +109,9 @@ def _find(klass, first, memory, address, extents, strides, item, written, base, 
     reader = np.full((segments, 8), -1, np.int32)
     known = np.full((entries, 8), -1, np.int32)
     clock = np.full((6, 8), -1, np.int32)
-    need = np.empty(8, np.int32)
+    need = np.empty(10, np.int32)  # by class; then of the own queue: the far and the near memory's
+    detours = np.empty((entries, 2), np.int32)
+    found = 0
     latest = np.full(8, -1, np.int32)
     capacity = entries * 2 + 16
     producers = np.empty(capacity, np.int32)
@@ -115,6 +130,8 @@ def _find(klass, first, memory, address, extents, strides, item, written, base, 
                 need[c] = max(need[c], latest[c])
         if gate[e] >= 0:
             need[_SCALAR] = max(need[_SCALAR], gate[e])
+        if source[e] >= 0:
+            need[klass[source[e]]] = max(need[klass[source[e]]], source[e])
         latest[klass[e]] = e
         while True:
             best = _latest_unknown(need, known[e], queue, queue_of, known)
@@ -127,10 +144,15 @@ def _find(klass, first, memory, address, extents, strides, item, written, base, 
             producers[edges], consumers[edges] = best, e
             edges += 1
             _learn(known[e], best, klass, known)
+        for own in need[8:]:
+            if own >= 0 and known[e, klass[own]] < own and found < entries:
+                detours[found, 0], detours[found, 1] = own, e
+                found += 1
+                _learn(known[e], own, klass, known)
         clock[queue] = known[e]
         if queue > 1:
             clock[queue, klass[e]] = e
-    return producers[:edges].copy(), consumers[:edges].copy(), known
+    return producers[:edges].copy(), consumers[:edges].copy(), known, detours[:found].copy()
 
 
 @_inner
@@ -216,20 +238,24 @@ def _collect(  # type: ignore[no-untyped-def]
                     low = segment[base[m] + start // block[m]]
                     high = segment[base[m] + (start + row_bytes - 1) // block[m]]
                     if marking == 0:
-                        _needs(low, high, written[o], writer, reader, klass, need)
+                        _needs(low, high, written[o], writer, reader, klass, klass[e], need)
                     else:
                         _mark(low, high, written[o], writer, reader, klass[e], e)
 
 
 @_inner
-def _needs(low, high, is_written, writer, reader, klass, need):  # type: ignore[no-untyped-def]
+def _needs(low, high, is_written, writer, reader, klass, k, need):  # type: ignore[no-untyped-def]
+    """What an access of class `k` to those segments needs; see `_find` for the places of `need`."""
     last = -1
     for b in range(low, high + 1):
         w = writer[b]
         if w != last and w >= 0:
-            k = klass[w]
-            if w > need[k]:
-                need[k] = w
+            of = klass[w]
+            if w > need[of]:
+                need[of] = w
+            if of in DMA_CLASSES and of % 6 == k % 6 and (not is_written or (of < 2 and k >= 6)):
+                own = 8 + of // 6
+                need[own] = max(need[own], w)
             last = w
         if is_written:
             for c in range(8):

@@ -18,6 +18,7 @@ from dsa_compiler.assemble.barriers import barrier_rows, collects, gates, idle
 from dsa_compiler.assemble.calls import AttrTable, ClusterPlace, KernelCall, Rows, concatenate
 from dsa_compiler.assemble.dependences import CoreStream, find_edges
 from dsa_compiler.assemble.flags import FlagUses, assign_flags
+from dsa_compiler.assemble.relays import insert_relays
 from dsa_compiler.isa.definition import ROLE_CODE, WRITTEN_ROLES
 from dsa_compiler.isa.dtypes import DTYPES, item_bytes
 from dsa_compiler.isa.table import OPCODES
@@ -70,26 +71,44 @@ def _touches(entries: np.ndarray, operands: np.ndarray, scope: int) -> np.ndarra
     return total[entries["operand"] + entries["operands"]] > total[entries["operand"]]
 
 
-def _synchronise(entries: np.ndarray, rows: Rows, gate: np.ndarray, target: Target, attrs: AttrTable) -> Stream:
+def _synchronise(
+    entries: np.ndarray, rows: Rows, gate: np.ndarray, target: Target, attrs: AttrTable,
+    source: np.ndarray | None = None,
+) -> Stream:  # fmt: skip
+    """The stream with flags; `source` as of `assemble.relays`, None before there are relays."""
     klass = _classes(entries, rows.operands)
     shadow = _shadow(rows, target)
     collect = collects(entries)
+    sources = np.full(len(entries), -1, np.int64) if source is None else source
     sets: list[tuple[np.ndarray, FlagUses]] = []
     waits: list[tuple[np.ndarray, FlagUses]] = []
-    known: dict[bytes, tuple[FlagUses, FlagUses]] = {}
+    detours: list[np.ndarray] = []
+    known: dict[bytes, tuple[FlagUses, FlagUses, np.ndarray]] = {}
     place = entries["chip_core"].astype(np.int64) * (int(entries["segment"].max()) + 1) + entries["segment"]
     bounds = np.flatnonzero(np.diff(place, prepend=-1, append=-1))
     for low, high in itertools.pairwise(bounds):
         mine = slice(low, high)
-        own = np.where(gate[mine] >= 0, gate[mine] - low, -1)
-        stream = _core_stream(entries[mine], klass[mine], rows.operands, shadow, collect[mine], own, target)
+        own, before = (np.where(a[mine] >= 0, a[mine] - low, -1) for a in (gate, sources))
+        stream = _core_stream(entries[mine], klass[mine], rows.operands, shadow, collect[mine], own, before, target)
         key = stream.digest()
         if key not in known:
-            known[key] = assign_flags(klass[mine], find_edges(stream), target.sync.flags)
-        core_sets, core_waits = known[key]
+            edges = find_edges(stream)
+            known[key] = (*assign_flags(klass[mine], edges, target.sync.flags), edges.detours)
+        core_sets, core_waits, core_detours = known[key]
         sets.append((core_sets.entry + low, core_sets))
         waits.append((core_waits.entry + low, core_waits))
+        detours.append(core_detours + low)
+    if source is None and any(len(d) for d in detours):
+        return _synchronise(*_relayed(entries, rows, gate, np.concatenate(detours), target, attrs))
     return _finish(entries, rows.operands, waits, sets, attrs)
+
+
+def _relayed(
+    entries: np.ndarray, rows: Rows, gate: np.ndarray, detours: np.ndarray, target: Target, attrs: AttrTable
+) -> tuple[np.ndarray, Rows, np.ndarray, Target, AttrTable, np.ndarray]:
+    """The arguments of `_synchronise` with relays among the entries."""
+    entries, gate, source = insert_relays(entries, gate, detours)
+    return entries, rows, gate, target, attrs, source
 
 
 def _shadow(rows: Rows, target: Target) -> np.ndarray:
@@ -106,7 +125,7 @@ def _shadow(rows: Rows, target: Target) -> np.ndarray:
 
 def _core_stream(
     entries: np.ndarray, klass: np.ndarray, operands: np.ndarray, shadow: np.ndarray, collect: np.ndarray,
-    gate: np.ndarray, target: Target,
+    gate: np.ndarray, source: np.ndarray, target: Target,
 ) -> CoreStream:  # fmt: skip
     counts = entries["operands"].astype(np.int64)
     first = np.concatenate([[0], np.cumsum(counts)])
@@ -127,7 +146,7 @@ def _core_stream(
     blocks = [*(target.memory[s].alignment for s in SCRATCH), *(MEMORY_BLOCK for _ in MEMORIES)]
     return CoreStream(
         klass, first, memory, address, extents, strides, item, np.isin(mine["role"], written_roles),
-        np.array(sizes, np.int64), np.array(blocks, np.int64), collect, gate,
+        np.array(sizes, np.int64), np.array(blocks, np.int64), collect, gate, source,
     )  # fmt: skip
 
 

@@ -9,7 +9,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsa_compiler.assemble.calls import STREAM_ENTRY
 from dsa_compiler.assemble.dependences import CLASSES, QUEUE_OF_CLASS, CoreStream, Edges, find_edges
+from dsa_compiler.assemble.relays import insert_relays
+from dsa_compiler.isa.table import BY_CODE, OPCODES
 from tests.lower.drawing import drawn
 
 LOAD, STORE, MOVE, MATRIX, VECTOR, SCALAR, NEAR_LOAD, NEAR_STORE = range(CLASSES)
@@ -297,3 +300,34 @@ def test_streams_of_equal_work_have_one_digest() -> None:
 def test_a_digest_ignores_where_untracked_operands_lie() -> None:
     first, second = (stream([(LOAD, [read(a, memory=-1), write(0)])]) for a in (256, 512))
     assert first.digest() == second.digest()
+
+
+def detours(*entries: Entry) -> list[tuple[int, int]]:
+    return [(int(p), int(c)) for p, c in find_edges(stream(entries)).detours]
+
+
+def test_a_load_that_reads_what_a_load_wrote_needs_a_detour() -> None:
+    assert detours((LOAD, [write(0)]), (LOAD, [write(64), read(0)])) == [(0, 1)]
+    assert detours((LOAD, [write(0)]), (VECTOR, [read(0), write(0)]), (LOAD, [write(64), read(0)])) == []
+
+
+def test_a_near_load_over_a_far_one_needs_a_detour() -> None:
+    assert detours((LOAD, [write(0)]), (NEAR_LOAD, [write(0)])) == [(0, 1)]
+    assert detours((NEAR_LOAD, [write(0)]), (LOAD, [write(0)])) == []
+    assert detours((LOAD, [write(0)]), (LOAD, [write(0)])) == []
+    assert detours((LOAD, [write(0)]), (MOVE, [read(0)]), (NEAR_LOAD, [write(0)])) == []
+
+
+def test_a_detour_proves_the_producer_for_what_follows() -> None:
+    entries = (LOAD, [write(0)]), (LOAD, [write(64), read(0)]), (LOAD, [write(128), read(0)])
+    assert detours(*entries) == [(0, 1)]
+
+
+def test_a_relay_stands_before_its_consumer_and_takes_over_its_gate() -> None:
+    entries = np.zeros(4, STREAM_ENTRY)
+    entries["opcode"], entries["operands"], entries["group"] = [OPCODES["load"].code] * 4, 2, [-1, -1, 7, -1]
+    made, gate, source = insert_relays(entries, np.array([-1, -1, 0, 2]), np.array([[1, 2], [0, 2]]))
+    assert [BY_CODE[int(c)].name for c in made["opcode"]] == ["load", "load", "wait", "wait", "load", "load"]
+    assert made["operands"].tolist() == [2, 2, 0, 0, 2, 2] and made["group"].tolist() == [-1, -1, -1, -1, 7, -1]
+    assert gate.tolist() == [-1, -1, -1, -1, 3, 4]
+    assert source.tolist() == [-1, -1, 1, 0, -1, -1]

@@ -455,3 +455,41 @@ def test_only_the_last_rows_depend_on_others() -> None:
     program, _ = chain(ONE, 1, 2)
     waits = [int(e["waits"]) for e in program.entries if BY_CODE[int(e["opcode"])].name == "load"]
     assert sum(waits) <= 2 * len(waits)
+
+
+@pytest.mark.parametrize("target", [ONE, FOUR], ids=["one core", "four cores"])
+def test_a_gather_waits_for_its_index_through_the_scalar_queue(target: Target) -> None:
+    """The index is loaded by the queue that gathers: no flag joins a queue with itself."""
+    index, rows = buffer("index", (8,), "int32"), buffer("rows", (8, COLUMNS), "float16")
+    i1, r1 = buffer("i1", (8,), "int32", "l1"), tile("r1", 8)
+    body = sequence(
+        allocate(i1), allocate(r1),
+        issue("load", at("dst", i1, (0,), (8,)), at("src", index, (0,), (8,))),
+        issue("load_gather", whole("dst", r1, rows=8), whole("src", A, rows=ROWS), at("index", i1, (0,), (8,))),
+        issue("store", whole("dst", rows, rows=8), whole("src", r1, rows=8)),
+    )  # fmt: skip
+    trace = trace_of(target, [index, A, rows], core_loop("c", 1, 1, lambda c: body))
+    chosen = np.array([3, 3, 0, 15, 7, 1, 2, 9], np.int32)
+    values = np.random.default_rng(0).standard_normal((ROWS, COLUMNS)).astype(np.float16)
+    call = call_of(trace, 0, 64, 64 + SIZE, constant=(True, True, False))
+    output = Binding("y", 64 + SIZE, (8, COLUMNS), "float16")
+    program = program_of(target, link([call], target), 64 + 2 * SIZE, [(0, chosen), (64, values)], [output])
+    assert names(program).count("wait") == 1
+    require_right(program, values[chosen])
+
+
+def test_a_fill_over_loaded_rows_waits_for_the_load() -> None:
+    """The fill completes at once, the load a latency later: without an order the load would win."""
+    t, result = tile("t1", ROWS), buffer("result", (ROWS, COLUMNS), "float16")
+    body = sequence(
+        allocate(t),
+        issue("load", whole("dst", t, rows=ROWS), whole("src", A, rows=ROWS)),
+        issue("load_fill", whole("dst", t, rows=4), value=2.0),
+        issue("store", whole("dst", result, rows=ROWS), whole("src", t, rows=ROWS)),
+    )
+    trace = trace_of(ONE, [A, result], core_loop("c", 1, 1, lambda c: body))
+    values = np.random.default_rng(0).standard_normal((ROWS, COLUMNS)).astype(np.float16)
+    output = Binding("y", SIZE, (ROWS, COLUMNS), "float16")
+    call = call_of(trace, 0, SIZE, constant=(True, False))
+    program = program_of(ONE, link([call], ONE), 2 * SIZE, [(0, values)], [output])
+    require_right(program, np.concatenate([np.full((4, COLUMNS), 2.0, np.float16), values[4:]]))
