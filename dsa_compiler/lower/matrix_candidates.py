@@ -239,7 +239,7 @@ def placements(tiles: Tiles, p: MatrixProblem, traffic: MatrixTraffic, target: T
     """
     parts = [-(-p.out_height // tiles.rows), -(-p.out_width // tiles.columns), -(-p.out_channels // tiles.n)]
     distinct, which = np.unique(np.stack(parts, axis=1), axis=0, return_inverse=True)
-    listed = [np.array(_placements_of(*map(int, d), p, target), np.int64).reshape(-1, 11) for d in distinct]
+    listed = [np.array(_placements_of(r, c, n, p, target), np.int64).reshape(-1, 11) for r, c, n in distinct.tolist()]
     counts = np.array([len(places) for places in listed], np.int64)[which.reshape(-1)]
     table = np.concatenate([listed[d] for d in which.reshape(-1)])
     gb, gm, gn, in_rows, in_columns, panel, outer, stream_a, stream_b, ring_a, ring_b = table.T
