@@ -3,7 +3,7 @@
     in1[lane][places of the source's row]       load
     turned[place][lane]                         vector transpose (or a transposing load)
     moved[place of the result's row][lane]      vector copy or cast: whole rows change places
-    out1[lane][places of the result's row]      vector transpose
+    out1[lane][places of the result's row]      vector transpose (and a cast to wider elements)
 """
 
 from __future__ import annotations
@@ -74,20 +74,20 @@ class LaneKernel:
     def _tile(self, core: Expr, step: Expr) -> Stmt:
         number = core * self.per_core + step
         places = self._places(number)
-        dtype, out_dtype = self.copy.dtype, self.copy.out_dtype
+        dtype, back = self.copy.dtype, self.copy.turned_back
         (_, rows), (_, columns) = self.source_row
         columns = (columns - 1) * self.step + 1
         (_, outer), (_, inner) = self.out_row
         turned = buffer("turned", (rows, columns, self._pitch(self.t.lanes, dtype)), dtype, "l1")
-        moved = buffer("moved", (outer, inner, self._pitch(self.t.lanes, out_dtype)), out_dtype, "l1")
-        out1 = buffer("out1", (self.t.lanes, self._pitch(outer * inner, out_dtype)), out_dtype, "l1")
+        moved = buffer("moved", (outer, inner, self._pitch(self.t.lanes, back)), back, "l1")
+        row1 = buffer("row1", (self.t.lanes, self._pitch(outer * inner, back)), back, "l1")
         body = sequence(
             *self._turn(turned, places, rows, columns),
             allocate(moved),
             self._move(moved, turned, places),
-            allocate(out1, 2),
-            self._turn_back(out1, moved, places),
-            self._store(out1, places),
+            allocate(row1, 1 if self.copy.widens else 2),
+            self._turn_back(row1, moved, places),
+            *self._finish(row1, places, outer * inner),
         )
         return when([below(number, self.total, self.t.cores * self.per_core - 1)], body)
 
@@ -158,10 +158,22 @@ class LaneKernel:
 
         def element(first: Expr, second: Expr, lane: Expr) -> Stmt:
             at = {c: first, d: second}
-            value = cast(turned[at[a], at[b] * self.step if self.step != 1 else at[b], lane], self.copy.out_dtype)
+            value = cast(turned[at[a], at[b] * self.step if self.step != 1 else at[b], lane], self.copy.turned_back)
             return when(self._guards(places, lane), store(moved, [first, second, lane], value))
 
         return nest([("outer", outer), ("inner", inner), ("lane", self.t.lanes)], element)
+
+    def _finish(self, row1: Buffer, places: dict[int, Expr], length: int) -> list[Stmt]:
+        """The store of the rows, cast to wider elements before where the result has such."""
+        if not self.copy.widens:
+            return [self._store(row1, places)]
+        dtype = self.copy.out_dtype
+        out1 = buffer("out1", (self.t.lanes, self._pitch(length, dtype)), dtype, "l1")
+        wide = nest(
+            [("lane", self.t.lanes), ("place", length)],
+            lambda n, i: when(self._guards(places, n), store(out1, [n, i], cast(row1[n, i], dtype))),
+        )
+        return [allocate(out1, 2), wide, self._store(out1, places)]
 
     def _turn_back(self, out1: Buffer, moved: Buffer, places: dict[int, Expr]) -> Stmt:
         (_, outer), (_, inner) = self.out_row

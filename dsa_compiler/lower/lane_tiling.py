@@ -31,6 +31,16 @@ class Copy:
     dtype: str
     out_dtype: str
 
+    @property
+    def widens(self) -> bool:
+        """Whether the result's elements are wider than the source's."""
+        return item_bytes(self.out_dtype) > item_bytes(self.dtype)
+
+    @property
+    def turned_back(self) -> str:
+        """The type in which lanes become rows again: the narrower one."""
+        return self.dtype if self.widens else self.out_dtype
+
 
 @dataclass(frozen=True)
 class LaneTiling:
@@ -135,8 +145,10 @@ def _l1_bytes(tiling: LaneTiling, copy: Copy, target: Target, loaded: int, store
     lanes = target.pitch(tiling.lanes, size) * size
     turned = loaded * lanes * (2 if tiling.turned else 1)
     rows = 0 if tiling.turned else 2 * tiling.lanes * target.pitch(loaded, size) * size
-    moved = stored * target.pitch(tiling.lanes, out_size) * out_size
-    return turned + rows + moved + 2 * tiling.lanes * target.pitch(stored, out_size) * out_size
+    back = item_bytes(copy.turned_back)
+    moved = stored * target.pitch(tiling.lanes, back) * back
+    narrow = tiling.lanes * target.pitch(stored, back) * back if copy.widens else 0
+    return turned + rows + moved + narrow + 2 * tiling.lanes * target.pitch(stored, out_size) * out_size
 
 
 def transpose_cycles(rows: int, columns: int, size: int, target: Target) -> float:
@@ -156,7 +168,9 @@ def lane_cycles(tiling: LaneTiling, copy: Copy, target: Target) -> float:
     rows, columns = _span(tiling, copy)
     (outer_axis, outer), (inner_axis, inner) = tiling.row(copy, copy.out)
     lanes = tiling.lanes
-    work = transpose_cycles(lanes, outer * inner, out_size, target)
+    work = transpose_cycles(lanes, outer * inner, item_bytes(copy.turned_back), target)
+    if copy.widens:
+        work += vector.startup + lanes * (vector.row_overhead + -(-outer * inner * out_size // vector.width))
     if not tiling.turned:
         work += transpose_cycles(lanes, rows * columns, size, target)
     if _moves(tiling, copy):
@@ -179,7 +193,7 @@ def lane_cycles(tiling: LaneTiling, copy: Copy, target: Target) -> float:
 def _moves(tiling: LaneTiling, copy: Copy) -> bool:
     """Whether rows change order, are left out, or change their type between the transpositions."""
     same = tiling.row(copy, copy.source) == tiling.row(copy, copy.out)
-    return not same or tiling.step(copy) != 1 or copy.dtype != copy.out_dtype
+    return not same or tiling.step(copy) != 1 or copy.dtype != copy.turned_back
 
 
 def charged(run: int, burst: int) -> float:

@@ -15,13 +15,15 @@ from dsa_compiler.graph.space_to_depth import fold_space_to_depth
 from dsa_compiler.graph.views import View, flattened
 from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.lower.lines import takes_lines
+from dsa_compiler.lower.merge_casts import merge_casts
 from dsa_compiler.lower.split_reductions import split_reductions
 from dsa_compiler.target import Target
 
 
 def plan_storage(graph: LayerGraph, target: Target) -> LayerGraph:
     """The graph with tensors of short rows stored as its layers read them best, and large reductions divided."""
-    return split_reductions(store_short_rows_dense(read_planes(fold_space_to_depth(graph), target), target), target)
+    graph = merge_casts(read_planes(fold_space_to_depth(graph), target))
+    return split_reductions(store_short_rows_dense(graph, target), target)
 
 
 def store_short_rows_dense(graph: LayerGraph, target: Target) -> LayerGraph:

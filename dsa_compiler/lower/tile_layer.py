@@ -135,18 +135,32 @@ def lower_copy_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: i
     parameters, operands = bind_operands([source], graph, target)
     place = reach("out", out, graph, target)
     parameters.append(Parameter(place.buffer, out.tensor, written=True))
-    size = item_bytes(operands[0].dtype)
+    size, out_size = item_bytes(operands[0].dtype), item_bytes(str(place.buffer.dtype))
+    casts = operands[0].dtype != str(place.buffer.dtype)
     inner = _contiguous_axis(source)
     kernel: TileKernel | TransposeKernel
     if _keeps_rows(source, out):
-        space = choose_tile(out.shape, RING * size * 1.1 * 2**rank, target)
-        kernel = TileKernel(space, operands, place.buffer, place.index, None, target, ring=RING)
+        space = choose_tile(out.shape, RING * (size + out_size * casts) * 1.1 * 2**rank, target)
+        compute = _cast_tile if casts else None
+        kernel = TileKernel(space, operands, place.buffer, place.index, compute, target, ring=RING)
     else:
         assert inner is not None  # rows change: the source has some
-        space = choose_transpose_tile(out.shape, inner, size, target, rank=rank)
-        kernel = TransposeKernel(space, inner, operands[0], place.buffer, place.index, target)
+        space = choose_transpose_tile(out.shape, inner, min(size, out_size), target, rank=rank + casts)
+        step = _stored_strides(source, graph.tensors[source.tensor], target)[-1]
+        by_load, _ = _turned_load(space.tile, inner, step, size, target)
+        turned = by_load < transpose_cycles(space.tile[-1], space.tile[inner], size, target)
+        kernel = TransposeKernel(space, inner, operands[0], place.buffer, place.index, target, turned=turned)
     func = kernel.build(layer.name, [p.buffer for p in parameters])
     return LoweredKernel(layer.name, func, tuple(parameters), str(space))
+
+
+def _cast_tile(context: TileContext) -> Stmt:
+    """The tile in the dtype of the result."""
+    dtype = str(context.out.dtype)
+    return nest(
+        context.axes,
+        lambda *at: when(context.inside(at), store(context.out, list(at), cast(context.element(0, at), dtype))),
+    )
 
 
 def _keeps_rows(source: View, out: View) -> bool:
@@ -155,14 +169,17 @@ def _keeps_rows(source: View, out: View) -> bool:
     return inner is None or inner == last or out.shape[last] == 1
 
 
+def _stored_strides(view: View, tensor: Tensor, target: Target) -> tuple[int, ...]:
+    """Elements in ddr from one place to the next along each dimension."""
+    return tuple(r * row_pitch(tensor, target) + c for r, c in view.strides)
+
+
 def _lower_by_lanes(
     layer: Layer, source: View, out: View, graph: LayerGraph, target: Target, rank: int
 ) -> LoweredKernel | None:
     """The copy by lanes, where that is clearly faster than row by row."""
     tensors = graph.tensors[source.tensor], graph.tensors[out.tensor]
-    strides = [
-        tuple(r * row_pitch(t, target) + c for r, c in v.strides) for v, t in zip((source, out), tensors, strict=True)
-    ]
+    strides = [_stored_strides(v, t, target) for v, t in zip((source, out), tensors, strict=True)]
     copy = Copy(out.shape, strides[0], strides[1], tensors[0].dtype, tensors[1].dtype)
     steps = [(n, s, pair[0]) for n, s, pair in zip(copy.extents, copy.source, source.strides, strict=True) if n > 1]
     if not steps or min((*copy.source, *copy.out)) < 0 or min(steps, key=lambda x: x[1])[2]:
@@ -177,6 +194,18 @@ def _lower_by_lanes(
     kernel = LaneKernel(copy, tiling, place.buffer, place.index, result.buffer, result.index, target)
     func = kernel.build(layer.name, [p.buffer for p in parameters])
     return LoweredKernel(layer.name, func, tuple(parameters), str(tiling))
+
+
+def _turned_load(tile: Sequence[int], inner: int, step: int, size: int, target: Target) -> tuple[float, float]:
+    """Cycles of a transposing load of one plane of a tile, infinite where the part has none, and the bytes it moves.
+
+    `step`: the source's elements from one row of the plane to the next.
+    """
+    if not target.features.transpose_load:
+        return math.inf, 0.0
+    rows, length = (1, tile[-1] * tile[inner]) if step == tile[inner] else (tile[-1], tile[inner])
+    load, moved = target.engine.load, rows * charged(length * size, target.memory["ddr"].burst)
+    return load.startup + 2 * target.sync.flag_cost + moved / load.transpose_rate, moved
 
 
 def _direct_cycles(copy: Copy, source: View, out: View, target: Target) -> float:
@@ -196,9 +225,11 @@ def _direct_cycles(copy: Copy, source: View, out: View, target: Target) -> float
     assert inner is not None  # rows change: the source has some
     space = choose_transpose_tile(copy.extents, inner, size, target)
     a, b = space.tile[last], space.tile[inner]
-    work = transpose_cycles(a, b, size, target) / (a * b)
-    moved = charged(b * size, burst) / b + charged(a * size, burst) / a
-    return total * max(work / space.cores, moved / share)
+    by_vector = transpose_cycles(a, b, size, target)
+    by_load = _turned_load(space.tile, inner, copy.source[last], size, target)
+    loaded = by_load[1] if by_load[0] < by_vector else a * charged(b * size, burst)
+    moved = loaded / (a * b) + charged(a * size, burst) / a
+    return total * max(min(by_vector, by_load[0]) / (a * b) / space.cores, moved / share)
 
 
 def _contiguous_axis(view: View) -> int | None:

@@ -17,6 +17,7 @@ from dsa_compiler.lower.tir import (
     allocate,
     below,
     buffer,
+    cast,
     core_loop,
     function,
     integer,
@@ -30,7 +31,11 @@ from dsa_compiler.target import Target
 
 
 class TransposeKernel:
-    """Copies `source` to `out`, whose last axis is not the axis `inner` that is contiguous in the source."""
+    """Copies `source` to `out`, whose last axis is not the axis `inner` that is contiguous in the source.
+
+    Elements of another type are cast where rows are as they lie, and transposed in the narrower type. `turned` loads
+    transposed, where the part can.
+    """
 
     def __init__(
         self,
@@ -40,7 +45,10 @@ class TransposeKernel:
         out: Buffer,
         out_index: Callable[[Sequence[Expr]], Sequence[Expr]],
         target: Target,
+        *,
+        turned: bool = False,
     ) -> None:
+        self.turned = turned
         self.space, self.inner, self.source, self.out, self.out_index = space, inner, source, out, out_index
         self.target = target
         self.total = 1
@@ -59,12 +67,16 @@ class TransposeKernel:
     def _tile(self, core: Expr, step: Expr) -> Stmt:
         number = core * self.per_core + step
         starts = self._starts(number)
-        dtype = self.source.dtype
+        if self.turned:
+            body = self._turned_tile(starts)
+            return when([below(number, self.total, self.space.cores * self.per_core - 1)], body)
+        dtype, out_dtype = self.source.dtype, str(self.out.dtype)
         tile = self.space.tile
-        size = item_bytes(dtype)
         shape = [tile[a] for a in self.loaded]
-        in1 = buffer("in1", (*shape[:-1], self.target.pitch(shape[-1], size)), dtype, "l1")
-        out1 = buffer("out1", (*tile[:-1], self.target.pitch(tile[-1], size)), dtype, "l1")
+        widens = item_bytes(out_dtype) > item_bytes(dtype)
+        in1, out1 = self._rows("in1", shape, dtype), self._rows("out1", tile, out_dtype)
+        narrow1 = in1 if widens or dtype == out_dtype else self._rows("narrow1", shape, out_dtype)
+        turned1 = self._rows("turned1", tile, dtype) if widens else out1
         order = [(f"i{a}", tile[a]) for a in self.loaded]
         axes = [(f"i{a}", e) for a, e in enumerate(tile)]
 
@@ -74,14 +86,53 @@ class TransposeKernel:
             return when(self._inside(starts, indices), store(in1, list(at), self.source.source[tuple(place)]))
 
         def turn(*at: Expr) -> Stmt:
-            return when(self._inside(starts, at), store(out1, list(at), in1[tuple(at[a] for a in self.loaded)]))
+            return when(self._inside(starts, at), store(turned1, list(at), narrow1[tuple(at[a] for a in self.loaded)]))
 
-        def back(*at: Expr) -> Stmt:
+        def narrow(*at: Expr) -> Stmt:
+            inside = self._inside(starts, self._sorted(at))
+            return when(inside, store(narrow1, list(at), cast(in1[tuple(at)], out_dtype)))
+
+        def widen(*at: Expr) -> Stmt:
+            return when(self._inside(starts, at), store(out1, list(at), cast(turned1[tuple(at)], out_dtype)))
+
+        cast_rows = [allocate(narrow1), nest(order, narrow)] if narrow1 is not in1 else []
+        cast_back = [allocate(out1, 2), nest(axes, widen)] if turned1 is not out1 else []
+        body = sequence(
+            allocate(in1, 2), nest(order, load), *cast_rows, allocate(turned1, 1 if cast_back else 2),
+            nest(axes, turn), *cast_back, self._back(out1, starts),
+        )  # fmt: skip
+        return when([below(number, self.total, self.space.cores * self.per_core - 1)], body)
+
+    def _turned_tile(self, starts: Sequence[Expr]) -> Stmt:
+        dtype, out_dtype, tile = self.source.dtype, str(self.out.dtype), self.space.tile
+        axes = [(f"i{a}", e) for a, e in enumerate(tile)]
+        turned1 = self._rows("turned1", tile, dtype)
+
+        def load(*at: Expr) -> Stmt:
+            place = self.source.index([s + i for s, i in zip(starts, at, strict=True)])
+            return when(self._inside(starts, at), store(turned1, list(at), self.source.source[tuple(place)]))
+
+        if dtype == out_dtype:
+            return sequence(allocate(turned1, 2), nest(axes, load), self._back(turned1, starts))
+        out1 = self._rows("out1", tile, out_dtype)
+
+        def convert(*at: Expr) -> Stmt:
+            return when(self._inside(starts, at), store(out1, list(at), cast(turned1[tuple(at)], out_dtype)))
+
+        converted = [allocate(out1, 2), nest(axes, convert), self._back(out1, starts)]
+        return sequence(allocate(turned1, 2), nest(axes, load), *converted)
+
+    def _back(self, out1: Buffer, starts: Sequence[Expr]) -> Stmt:
+        """The store of a tile."""
+
+        def element(*at: Expr) -> Stmt:
             place = self.out_index([s + i for s, i in zip(starts, at, strict=True)])
             return when(self._inside(starts, at), store(self.out, place, out1[tuple(at)]))
 
-        body = sequence(allocate(in1, 2), nest(order, load), allocate(out1, 2), nest(axes, turn), nest(axes, back))
-        return when([below(number, self.total, self.space.cores * self.per_core - 1)], body)
+        return nest([(f"i{a}", e) for a, e in enumerate(self.space.tile)], element)
+
+    def _rows(self, name: str, shape: Sequence[int], dtype: str) -> Buffer:
+        return buffer(name, (*shape[:-1], self.target.pitch(shape[-1], item_bytes(dtype))), dtype, "l1")
 
     def _sorted(self, at: Sequence[Expr]) -> list[Expr]:
         by_axis = dict(zip(self.loaded, at, strict=True))

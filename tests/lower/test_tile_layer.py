@@ -251,8 +251,10 @@ def by_lanes(network: Network, made: Layer, target: str, **options: bool) -> str
     return kernel.tiling
 
 
-@pytest.mark.parametrize("target", ["npu-v1", "npu-v2", "npu-bench", "four", "plain"])
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize(
+    ("target", "dtype"),
+    [*((t, "float16") for t in ("npu-v1", "npu-v2", "npu-bench", "four")), ("plain", "float32"), ("npu-v1", "float32")],
+)
 def test_channel_shuffle(target: str, dtype: str) -> None:
     """Channels (4, 28) of a pixel to (28, 4): neither row is long, but there are many pixels."""
     network = Network()
@@ -263,16 +265,49 @@ def test_channel_shuffle(target: str, dtype: str) -> None:
     by_lanes(network, copy(source, out, dtype), target, llvm=target == "four")
 
 
-@pytest.mark.parametrize("target", ["npu-bench", "single", "plain"])
+@pytest.mark.parametrize("target", ["npu-edge", "plain"])
 @pytest.mark.parametrize("channels", [3, 5])
 def test_planes_of_an_image_by_lanes(target: str, channels: int) -> None:
-    """Few planes to pixels of as many channels, and back."""
+    """Few planes to pixels of as many channels."""
     network = Network()
     source = permuted(network.source("x", (1, channels, 48, 64), dense=True), (0, 2, 3, 1))
     by_lanes(network, copy(source, network.result("y", (1, 48, 64, channels), dense=True)), target)
+
+
+@pytest.mark.parametrize("channels", [3, 5])
+def test_pixels_to_planes_by_lanes(channels: int) -> None:
     network = Network()
     source = permuted(network.source("x", (1, 48, 64, channels), dense=True), (0, 3, 1, 2))
-    by_lanes(network, copy(source, network.result("y", (1, channels, 48, 64), role="output")), target)
+    by_lanes(network, copy(source, network.result("y", (1, channels, 48, 64), role="output")), "plain")
+
+
+@pytest.mark.parametrize(("source_dtype", "dtype"), [("float16", "float32"), ("float32", "float16")])
+@pytest.mark.parametrize("target", ["npu-edge", "npu-v2", "plain"])
+@pytest.mark.parametrize("channels", [3, 40])
+@pytest.mark.parametrize("last", [True, False])
+def test_copies_that_cast(source_dtype: str, dtype: str, target: str, channels: int, last: bool) -> None:
+    """Planes to pixels and back, in another type: by lanes, by transposing loads, or on the vector engine."""
+    network = Network()
+    shape = (1, channels, 24, 32) if last else (1, 24, 32, channels)
+    source = permuted(network.source("x", shape, source_dtype, dense=True), (0, 2, 3, 1) if last else (0, 3, 1, 2))
+    result = network.result("y", source.shape, dtype, dense=True)
+    calls = [call("copy", (0,), source.shape, source_dtype), call("astype", ("%0",), source.shape, dtype)]
+    check_layer(network, layer("movement", calls, [source], result), part(target), llvm=target == "plain")
+
+
+def test_rows_that_stay_are_cast() -> None:
+    network = Network()
+    source = part_of(network.source("x", (1, 6, 7, 24)), (0, 1, 0, 0), (1, 5, 7, 24))
+    calls = [call("copy", (0,), source.shape), call("astype", ("%0",), source.shape, "float32")]
+    made = layer("movement", calls, [source], network.result("y", source.shape, "float32"))
+    check_layer(network, made, part("four"), llvm=True)
+
+
+def test_transposing_loads_where_they_are_faster() -> None:
+    network = Network()
+    source = permuted(network.source("x", (1, 32, 32, 64), dense=True), (0, 2, 3, 1))
+    run = check_layer(network, copy(source, network.result("y", (1, 32, 64, 32))), part("npu-bench"))
+    assert "load_transpose" in run.opcodes() and "transpose" not in run.opcodes()
 
 
 def test_steps_within_a_lane() -> None:
