@@ -7,6 +7,7 @@ import math
 import onnx
 import tvm
 
+from dsa_compiler.assemble.host_operations import model_operations
 from dsa_compiler.assemble.memory import DdrPlan
 from dsa_compiler.graph import Layer, LayerGraph, View
 from dsa_compiler.isa.dtypes import item_bytes
@@ -36,7 +37,7 @@ def outline_host_layer(layer: Layer, graph: LayerGraph, plan: DdrPlan, segment: 
     model = onnx.load_model_from_string(call.attrs["model"])
     read = tuple(_binding(i.name, v, graph, plan) for i, v in zip(model.graph.input, layer.inputs, strict=True))
     written = tuple(_binding(o.name, v, graph, plan) for o, v in zip(model.graph.output, layer.outputs, strict=True))
-    count = sum(math.prod(v.shape) for v in (*layer.inputs, *layer.outputs))
+    count = model_operations(model)
     node, reason = "+".join(layer.nodes), str(call.attrs["reason"])
     return HostStep(segment, str(call.attrs["operators"]), node, read, written, count, reason, call.attrs["model"])
 

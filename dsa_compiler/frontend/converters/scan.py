@@ -26,7 +26,7 @@ def _cumsum(node: Node) -> Any:
     order = [a for a in range(len(shape)) if a != along] + [along]
     turned = order != sorted(order)
     rows = node.emit(op.reshape(node.emit(op.permute_dims(x, order)) if turned else x, [-1, count]))
-    sums = node.emit(op.matmul(rows, relax.const(np.ascontiguousarray(triangle))))
+    sums = node.emit(op.matmul(rows, relax.const(np.ascontiguousarray(triangle), dtype)))
     back = node.emit(op.reshape(sums, [shape[a] for a in order]))
     return node.emit(op.permute_dims(back, [order.index(a) for a in range(len(order))])) if turned else back
 
