@@ -13,7 +13,7 @@ from onnx import ModelProto
 from dsa_compiler.bounds import Bounds, analyze
 from dsa_compiler.compilation import CompiledLayer, Work
 from dsa_compiler.frontend import load_model
-from dsa_compiler.frontend.shapes import shape_defaults
+from dsa_compiler.frontend.shapes import assumptions
 from dsa_compiler.options import CompileOptions
 from dsa_compiler.placement import place_layers
 from dsa_compiler.placing import Placing
@@ -44,7 +44,7 @@ def compile_model(
     part = load_target(target)
     progress("reading the model")
     proto = load_model(model, shapes=dict(options.shapes), batch=options.batch, values=options.values)
-    for line in shape_defaults(proto):
+    for line in assumptions(proto):
         progress(line)
     bounds = analyze(proto, part, options.precision)
     placed = place_layers(proto, part, options, progress)

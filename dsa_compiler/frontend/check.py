@@ -52,6 +52,10 @@ def check_model(model: ModelProto) -> None:
     for value in model.graph.input:
         check_input(value)
     for value in model.graph.output:
+        kind = value.type.WhichOneof("value")
+        if kind not in (None, "tensor_type"):
+            raise UserError(f"it is no tensor but a {kind.removesuffix('_type')}", where=f"output {value.name}",
+                            action="end the model where its results are tensors")  # fmt: skip
         dtype = value.type.tensor_type.elem_type
         if dtype not in (TensorProto.UNDEFINED, *_TENSOR_TYPES):
             raise UserError(f"it has the unknown element type {dtype}", where=f"output {value.name}", action=_REPAIR)

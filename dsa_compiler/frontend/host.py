@@ -14,6 +14,8 @@ from onnx import ModelProto
 from onnx.reference import ReferenceEvaluator
 from tvm import ir, relax
 
+from dsa_compiler.errors import UserError
+from dsa_compiler.frontend.fold import REFERENCE_ERRORS
 from dsa_compiler.frontend.node import Node
 
 PREFIX = "dsac.host:"
@@ -59,8 +61,12 @@ def host_operands(call: relax.Call) -> Sequence[Any]:
 
 
 def run_host_model(model: bytes, operands: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-    """Return the results of a host step's model, by ONNX's reference implementation."""
+    """Return the results of a host step's model, by ONNX's reference; `UserError` if that fails."""
     proto = ModelProto()
     proto.ParseFromString(model)
     feeds = {i.name: x for i, x in zip(proto.graph.input, operands, strict=True)}
-    return [np.asarray(y) for y in ReferenceEvaluator(proto).run(None, feeds)]
+    try:
+        return [np.asarray(y) for y in ReferenceEvaluator(proto).run(None, feeds)]
+    except (ImportError, *REFERENCE_ERRORS) as error:
+        names = "+".join(node.name for node in proto.graph.node)
+        raise UserError(f"onnx.reference cannot run it: {error}", where=names, action="check its operands") from error

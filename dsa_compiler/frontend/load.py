@@ -21,8 +21,9 @@ from dsa_compiler.frontend.control import is_choice, join_branches, resolve_cont
 from dsa_compiler.frontend.converters import has_body, is_known
 from dsa_compiler.frontend.fold import MOST_FOLDED, fold_constants, infer_shapes, infer_types
 from dsa_compiler.frontend.inline import inline_functions
+from dsa_compiler.frontend.microsoft import expand_microsoft
 from dsa_compiler.frontend.read import Source, make_dense, read_model
-from dsa_compiler.frontend.shapes import bind_shapes, bind_values, static_shape
+from dsa_compiler.frontend.shapes import bind_shapes, bind_values, note_assumption, static_shape
 from dsa_compiler.frontend.simplify import name_nodes, remove_identities, remove_unused
 
 Shapes = Mapping[str, Sequence[int]]
@@ -54,6 +55,8 @@ def load_model(
     name_nodes(graph)
     bind_values(model, values or {})
     bind_shapes(model, dict(shapes or {}), batch)
+    expand_microsoft(model, infer_shapes)
+    name_nodes(graph)
     model = _with_bodies(model)
     _resolve(model)
     model = _without_computed_branches(model)
@@ -81,7 +84,11 @@ def _with_bodies(model: ModelProto) -> ModelProto:
     defined = [("", name) for name in sorted(missing) if has_body(name, opset_of(model))]
     if not defined:
         return model
-    model = inliner.inline_selected_functions(model, defined, inline_schema_functions=True)
+    for operator in defined:
+        try:
+            model = inliner.inline_selected_functions(model, [operator], inline_schema_functions=True)
+        except RuntimeError:  # a body that depends on types which ONNX does not infer: the host runs the node as it is
+            continue
     name_nodes(model.graph)
     return model
 
@@ -110,10 +117,11 @@ def _without_computed_branches(model: ModelProto) -> ModelProto:
         node = next((n for n in model.graph.node if n.op_type == "If"), None)
         if node is None:
             return model
-        fitting = [m for which in ("then", "else") if (m := _with_branch(model, node.name, which)) is not None]
+        fitting = [(which, m) for which in ("then", "else") if (m := _with_branch(model, node.name, which)) is not None]
         if len(fitting) != 1:
             break
-        model = fitting[0]
+        which, model = fitting[0]
+        note_assumption(model, f"If {node.name}: only its {which} branch fits the shapes, so it is always taken")
     return _with_choices(model)
 
 

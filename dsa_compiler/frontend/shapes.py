@@ -16,8 +16,8 @@ IMAGE = 224
 SEQUENCE = 128
 """Defaults of symbolic dimensions that are not the batch: the sides of images, the lengths of sequences."""
 
-DEFAULTS = "dsac.defaults"
-"""Key of the model's metadata: a line for each input whose shape took such defaults."""
+ASSUMED = "dsac.assumed"
+"""Key of the model's metadata: a line for each assumption."""
 
 
 def bind_shapes(model: ModelProto, shapes: Mapping[str, Sequence[int]], batch: int | None) -> None:
@@ -41,8 +41,8 @@ def bind_shapes(model: ModelProto, shapes: Mapping[str, Sequence[int]], batch: i
     for value in inputs.values():
         assumed += _bind_defaults(value, batch, symbols)
         _check_extents(value)
-    if assumed:
-        helper.set_model_props(model, {**{p.key: p.value for p in model.metadata_props}, DEFAULTS: "\n".join(assumed)})
+    for line in assumed:
+        note_assumption(model, line)
     del model.graph.value_info[:]
     for output in model.graph.output:
         if output.type.HasField("tensor_type"):
@@ -74,9 +74,15 @@ def bind_values(model: ModelProto, values: Mapping[str, npt.ArrayLike]) -> None:
         model.graph.input.remove(inputs[name])
 
 
-def shape_defaults(model: ModelProto) -> list[str]:
-    """Return what `bind_shapes` assumed for want of --shape, a line for each input."""
-    return [line for p in model.metadata_props if p.key == DEFAULTS for line in p.value.splitlines()]
+def note_assumption(model: ModelProto, line: str) -> None:
+    """Add a line to what `assumptions` returns, in place."""
+    known = {p.key: p.value for p in model.metadata_props}
+    helper.set_model_props(model, {**known, ASSUMED: "\n".join([*assumptions(model), line])})
+
+
+def assumptions(model: ModelProto) -> list[str]:
+    """Return what was assumed where neither the model nor the user says: lines to show."""
+    return [line for p in model.metadata_props if p.key == ASSUMED for line in p.value.splitlines()]
 
 
 def _check_extents(value: ValueInfoProto) -> None:

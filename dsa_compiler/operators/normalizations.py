@@ -24,9 +24,10 @@ def log_softmax(args: Sequence[Array], attrs: Attrs) -> Array:
 
 
 def _normalize(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
-    centered = x - x.mean(axis=axes, keepdims=True)
-    variance = np.square(centered).mean(axis=axes, keepdims=True)
-    return np.asarray(centered / np.sqrt(variance + epsilon))
+    """Return (x - mean) / deviation; sums in float64, since NumPy adds float32 one by one along an outer axis."""
+    centered = x - x.mean(axis=axes, keepdims=True, dtype=np.float64).astype(x.dtype)
+    variance = np.square(centered).mean(axis=axes, keepdims=True, dtype=np.float64)
+    return np.asarray(centered / np.sqrt(variance + epsilon).astype(x.dtype))
 
 
 def layer_norm(args: Sequence[Array], attrs: Attrs) -> Array:
@@ -51,7 +52,7 @@ def rms_norm(args: Sequence[Array], attrs: Attrs) -> Array:
     """Divide by the root of the mean square over `axes`, times the weight."""
     x, weight = (accumulator(a) for a in args)
     axes = tuple(a % x.ndim for a in attrs["axes"])
-    mean = np.square(x).mean(axis=axes, keepdims=True)
+    mean = np.square(x).mean(axis=axes, keepdims=True, dtype=np.float64).astype(x.dtype)
     return np.asarray(x / np.sqrt(mean + attrs["epsilon"]) * weight).astype(args[0].dtype)
 
 

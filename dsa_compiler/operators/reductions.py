@@ -23,6 +23,11 @@ def _reduction(fn: Callable[..., Any]) -> Callable[[Sequence[Array], Attrs], Arr
     return evaluate
 
 
+def _wide(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `fn` with floats added up in float64: NumPy adds float32 one by one along an outer axis."""
+    return lambda x, **options: fn(x.astype(np.float64) if x.dtype.kind == "f" else x, **options)
+
+
 def _arg(fn: Callable[..., Any]) -> Callable[[Sequence[Array], Attrs], Array]:
     def evaluate(args: Sequence[Array], attrs: Attrs) -> Array:
         return np.asarray(fn(args[0], axis=attrs.get("axis"), keepdims=attrs.get("keepdims", False)), np.int64)
@@ -37,8 +42,9 @@ def _scan(fn: Callable[..., Any]) -> Callable[[Sequence[Array], Attrs], Array]:
 def reduction_operators() -> list[Operator]:
     """Return every reduction and scan."""
     table = {
-        "sum": _reduction(np.sum), "mean": _reduction(np.mean), "max": _reduction(np.max), "min": _reduction(np.min),
-        "prod": _reduction(np.prod), "variance": _reduction(np.var), "std": _reduction(np.std),
+        "sum": _reduction(_wide(np.sum)), "mean": _reduction(_wide(np.mean)), "max": _reduction(np.max),
+        "min": _reduction(np.min), "prod": _reduction(np.prod), "variance": _reduction(_wide(np.var)),
+        "std": _reduction(_wide(np.std)),
         "argmax": _arg(np.argmax), "argmin": _arg(np.argmin),
         "cumsum": _scan(np.cumsum), "cumprod": _scan(np.cumprod),
     }  # fmt: skip

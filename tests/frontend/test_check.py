@@ -186,3 +186,10 @@ def test_onnx_takes_what_is_accepted():
         model.graph.output[0].type.tensor_type.shape.SetInParent()
         onnx.checker.check_model(model)
         load_model(model)
+
+
+def test_an_output_that_is_no_tensor():
+    model = model_of(RELU)
+    model.graph.output[0].type.CopyFrom(helper.make_sequence_type_proto(helper.make_tensor_type_proto(1, None)))
+    with pytest.raises(UserError, match=r"\[output y\] it is no tensor but a sequence; end the model where its resul"):
+        load_model(model)

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dsa_compiler.errors import UserError
 from dsa_compiler.frontend import import_model, load_model
+from dsa_compiler.frontend.shapes import assumptions
 from dsa_compiler.graph import evaluate, extract_layers, optimize
 
 F = TensorProto.FLOAT
@@ -79,6 +80,7 @@ def test_branch_that_cannot_run_is_never_taken():
     inputs = [info("x", F, [3, 4]), info("c", TensorProto.BOOL, [])]
     loaded = load_model(model_of(nodes, ["y"], inputs))
     assert [n.op_type for n in loaded.graph.node] == ["Neg", "Relu", "Identity"]
+    assert assumptions(loaded) == ["If If_y: only its else branch fits the shapes, so it is always taken"]
 
 
 def test_branches_of_different_shapes_stay():

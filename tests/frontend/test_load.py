@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from dsa_compiler.errors import UserError
 from dsa_compiler.frontend import import_model, load_model
-from dsa_compiler.frontend.shapes import shape_defaults
+from dsa_compiler.frontend.shapes import assumptions
 
 
 def node(op, inputs, outputs, **attrs):
@@ -109,11 +109,11 @@ def test_bad_shapes(dims, options, message):
 def test_symbols_have_defaults_that_are_told():
     model = load_model(model_of(RELU, dims=["N", 3, "H", "W"]), batch=2)
     assert input_shape(model) == [2, 3, 224, 224]
-    assert shape_defaults(model) == ["input x: dimensions 2 (H), 3 (W) by default: --shape x=2,3,224,224"]
+    assert assumptions(model) == ["input x: dimensions 2 (H), 3 (W) by default: --shape x=2,3,224,224"]
     model = load_model(model_of(RELU, dims=["N", None]))
     assert input_shape(model) == [1, 128]
-    assert shape_defaults(model) == ["input x: dimension 1 by default: --shape x=1,128"]
-    assert shape_defaults(load_model(model_of(RELU, dims=["N", 3]))) == []
+    assert assumptions(model) == ["input x: dimension 1 by default: --shape x=1,128"]
+    assert assumptions(load_model(model_of(RELU, dims=["N", 3]))) == []
 
 
 def test_an_input_becomes_a_constant():
