@@ -62,7 +62,7 @@ def place_lifetimes(lifetimes: Sequence[Lifetime], alignment: int) -> tuple[dict
     """Addresses by name, and the bytes used: the largest first, each in the lowest gap free for all of its life."""
     address: dict[str, int] = {}
     placed: list[tuple[int, int, Lifetime]] = []
-    for life in sorted(lifetimes, key=lambda t: (-t.bytes, t.name)):
+    for life in sorted(lifetimes, key=lambda t: (-t.bytes, t.first, t.last)):
         size = -(-life.bytes // alignment) * alignment
         busy = sorted((s, e) for s, e, other in placed if other.first <= life.last and life.first <= other.last)
         start = 0
