@@ -31,17 +31,18 @@ class ScheduledKernels:
         last: dict[int, int] = {}
         for number, (step, before) in enumerate(zip(self.steps, latest_complete(self.steps), strict=True)):
             wide = before >= 0 and self.schedule.groups[self.steps[before].group].images == CHIP
-            for work in self._works(number, step, wide):
-                works.append(replace(work, after=last.get(before, -1)))
+            for place, work in self._works(number, step, wide):
+                works.append(replace(work, after=len(works) - 1 if place else last.get(before, -1)))
             last[number] = len(works) - 1
         return works
 
-    def _works(self, number: int, step: Step, after_chip: bool) -> Iterator[Work]:
+    def _works(self, number: int, step: Step, after_chip: bool) -> Iterator[tuple[int, Work]]:
+        """The works of a step; those of a layer in several kernels are numbered from 0 on, and follow one another."""
         if self.schedule.groups[step.group].images == CHIP:
             pieces = self._pieces(step.layer, CHIP)
             for place, compiled in enumerate(pieces):
                 row = self._row(step.layer, len(pieces), place)
-                yield _spread(Work(row, compiled, number), step, place, len(pieces))
+                yield place, _spread(Work(row, compiled, number), step, place, len(pieces))
             return
         for count, clusters in self._counts(step).items():
             pieces = self._pieces(step.layer, count, self.schedule.groups[step.group].ways > 1)
@@ -57,10 +58,10 @@ class ScheduledKernels:
                     tuple(clusters),
                     step.low,
                     count,
-                    after_chip,
+                    after_chip and not place,
                     step.low // (step.high - step.low),
                 )
-                yield _spread(work, step, place, len(pieces))
+                yield place, _spread(work, step, place, len(pieces))
 
     def _counts(self, step: Step) -> dict[int, list[int]]:
         """Clusters by the number of images of theirs in this instance."""

@@ -21,15 +21,19 @@ from dataclasses import dataclass, field
 import numba
 import numpy as np
 
-CLASSES = 8
-"""load, store, move, matrix, vector, scalar (as ENGINES), then load and store of the memory of less latency."""
+CLASSES = 10
+"""load, store, move, matrix, vector, scalar (as ENGINES), then load and store of the memory of less latency, then those
+within the core (fills), whose latency is the least."""
 
-DMA_CLASSES = (0, 1, 6, 7)
+LEVELS = 3
+"""Memories of loads and stores by latency, the greatest first."""
+
+DMA_CLASSES = (0, 1, 6, 7, 8, 9)
 """The classes whose entries a barrier waits for."""
 
 _SCALAR = 5
 
-QUEUE_OF_CLASS = np.array([0, 1, 2, 3, 4, 5, 0, 1], np.int64)
+QUEUE_OF_CLASS = np.array([0, 1, 2, 3, 4, 5, 0, 1, 0, 1], np.int64)
 
 
 _inner = numba.njit(cache=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
@@ -106,13 +110,13 @@ def _find(  # type: ignore[no-untyped-def]
     segment = _segments(memory, address, extents, strides, item, base, block)
     segments = segment[-1] + 1
     writer = np.full(segments, -1, np.int32)
-    reader = np.full((segments, 8), -1, np.int32)
-    known = np.full((entries, 8), -1, np.int32)
-    clock = np.full((6, 8), -1, np.int32)
-    need = np.empty(10, np.int32)  # by class; then of the own queue: the far and the near memory's
+    reader = np.full((segments, CLASSES), -1, np.int32)
+    known = np.full((entries, CLASSES), -1, np.int32)
+    clock = np.full((6, CLASSES), -1, np.int32)
+    need = np.empty(CLASSES + LEVELS, np.int32)  # by class; then of the own queue by level
     detours = np.empty((entries, 2), np.int32)
     found = 0
-    latest = np.full(8, -1, np.int32)
+    latest = np.full(CLASSES, -1, np.int32)
     capacity = entries * 2 + 16
     producers = np.empty(capacity, np.int32)
     consumers = np.empty(capacity, np.int32)
@@ -144,7 +148,7 @@ def _find(  # type: ignore[no-untyped-def]
             producers[edges], consumers[edges] = best, e
             edges += 1
             _learn(known[e], best, klass, known)
-        for own in need[8:]:
+        for own in need[CLASSES:]:
             if own >= 0 and known[e, klass[own]] < own and found < entries:
                 detours[found, 0], detours[found, 1] = own, e
                 found += 1
@@ -166,11 +170,11 @@ def _grown(array, capacity):  # type: ignore[no-untyped-def]
 def _latest_unknown(need, known, queue, queue_of, all_known):  # type: ignore[no-untyped-def]
     """The producer to wait for next: one that implies as many of the others as possible, or -1."""
     best, best_count = -1, -1
-    for c in range(8):
+    for c in range(CLASSES):
         if need[c] <= known[c] or queue_of[c] == queue:
             continue
         count = 0
-        for d in range(8):
+        for d in range(CLASSES):
             if d != c and need[d] > known[d] and all_known[need[c], d] >= need[d]:
                 count += 1
         if count > best_count or (count == best_count and need[c] > best):
@@ -181,14 +185,21 @@ def _latest_unknown(need, known, queue, queue_of, all_known):  # type: ignore[no
 @_inner
 def _learn(known, producer, klass, all_known):  # type: ignore[no-untyped-def]
     """Completion of `producer` proves what it knew, itself, and its queue's earlier entries of less latency."""
-    for c in range(8):
+    for c in range(CLASSES):
         if all_known[producer, c] > known[c]:
             known[c] = all_known[producer, c]
     k = klass[producer]
     if producer > known[k]:
         known[k] = producer
-    if k < 2 and producer > known[6 + k]:
-        known[6 + k] = producer
+    if k in DMA_CLASSES:
+        for nearer in range(6 + k % 2 + 2 * _level(k), CLASSES, 2):
+            known[nearer] = max(known[nearer], producer)
+
+
+@_inner
+def _level(k):  # type: ignore[no-untyped-def]
+    """Of the memory of a load or store: 0 for ddr, 1 for llb, 2 within the core."""
+    return 0 if k < 6 else (k - 4) // 2
 
 
 @_inner
@@ -253,12 +264,13 @@ def _needs(low, high, is_written, writer, reader, klass, k, need):  # type: igno
             of = klass[w]
             if w > need[of]:
                 need[of] = w
-            if of in DMA_CLASSES and of % 6 == k % 6 and (not is_written or (of < 2 and k >= 6)):
-                own = 8 + of // 6
+            mine = of in DMA_CLASSES and k in DMA_CLASSES and of % 2 == k % 2
+            if mine and (not is_written or _level(of) < _level(k)):
+                own = CLASSES + _level(of)
                 need[own] = max(need[own], w)
             last = w
         if is_written:
-            for c in range(8):
+            for c in range(CLASSES):
                 if reader[b, c] > need[c]:
                     need[c] = reader[b, c]
 

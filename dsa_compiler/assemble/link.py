@@ -59,10 +59,10 @@ def link(calls: Sequence[KernelCall], target: Target) -> Stream:
 
 
 def _classes(entries: np.ndarray, operands: np.ndarray) -> np.ndarray:
-    """Class of each entry (see `dependences`): load and store of a nearer memory have one of their own."""
+    """Class of each entry (see `dependences`): loads and stores have one for each memory that they reach."""
     klass = entries["engine"].astype(np.int64)
-    far = _touches(entries, operands, SCOPE_CODE["ddr"])
-    return np.where((klass < 2) & ~far & (entries["operands"] > 0), klass + 6, klass)
+    far, near = (_touches(entries, operands, SCOPE_CODE[memory]) for memory in MEMORIES)
+    return np.where((klass < 2) & ~far & (entries["operands"] > 0), klass + np.where(near, 6, 8), klass)
 
 
 def _touches(entries: np.ndarray, operands: np.ndarray, scope: int) -> np.ndarray:

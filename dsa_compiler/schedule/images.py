@@ -55,7 +55,14 @@ def divide(layer: Layer, graph: LayerGraph, images: int) -> Division | None:
     if not all(_input_agrees(v, inputs.get(i), graph, images) for i, v in enumerate(layer.inputs)):
         return None
     order = tuple(axes[i] for i in range(len(layer.calls)))
-    return Division(order, tuple(inputs.get(i) for i in range(len(layer.inputs))), output)
+    if any(call.shape[axis] % images for call, axis in zip(layer.calls, order, strict=True)):
+        return None
+    return Division(order, tuple(_walked(v, inputs.get(i), images) for i, v in enumerate(layer.inputs)), output)
+
+
+def _walked(view: View, axis: int | None, images: int) -> int | None:
+    """`axis`, None if the view has one element along it, which is broadcast to all images."""
+    return None if axis is None or view.shape[axis] % images else axis
 
 
 def _spread(layer: Layer, number: int, axes: dict[int, int], inputs: dict[int, int | None]) -> bool:
