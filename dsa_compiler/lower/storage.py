@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from dsa_compiler.graph.channel_slices import read_strided_channels
 from dsa_compiler.graph.layers import Layer, LayerGraph, Tensor
 from dsa_compiler.graph.space_to_depth import fold_space_to_depth
 from dsa_compiler.graph.views import View, flattened
@@ -22,7 +23,7 @@ from dsa_compiler.target import Target
 
 def plan_storage(graph: LayerGraph, target: Target) -> LayerGraph:
     """The graph with tensors of short rows stored as its layers read them best, and large reductions divided."""
-    graph = merge_casts(read_planes(fold_space_to_depth(graph), target))
+    graph = merge_casts(read_planes(read_strided_channels(fold_space_to_depth(graph)), target))
     return split_reductions(store_short_rows_dense(graph, target), target)
 
 
