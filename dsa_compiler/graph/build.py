@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import tvm
 from onnx import ModelProto
@@ -53,7 +55,7 @@ def build_graph(
                 continue
             found = _without_kernel(graph, lacking)
         if found.keys() <= reasons.keys():
-            return graph
+            return _without_empty(graph)
         reasons |= found
 
 
@@ -91,6 +93,12 @@ def _culprits(
             continue
         return trial
     return {**{node.name: reason for node in model.graph.node}, **reasons}
+
+
+def _without_empty(graph: LayerGraph) -> LayerGraph:
+    """The graph without layers all of whose results have no element."""
+    layers = tuple(one for one in graph.layers if any(math.prod(v.shape) for v in one.outputs))
+    return replace(graph, layers=layers) if len(layers) < len(graph.layers) else graph
 
 
 def _without_kernel(graph: LayerGraph, lacking: Lacking) -> dict[str, str]:

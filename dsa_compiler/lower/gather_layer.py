@@ -127,7 +127,7 @@ def _table(view: View, graph: LayerGraph, target: Target) -> Reach:
     if pitch != tensor.columns:
         padded = -2 if shape[-1] == 1 and tensor.columns != 1 else -1
         shape[padded] = pitch
-    return Reach(buffer("table", shape, tensor.dtype), lambda at: list(at))
+    return Reach(buffer("table", shape, tensor.dtype, tensor.scope), lambda at: list(at))
 
 
 class GatherKernel(TileKernel):

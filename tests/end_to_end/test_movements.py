@@ -112,3 +112,16 @@ def test_one_hot(part, axis):
     constants = {"d": np.array(11), "v": np.array([-1.0, 2.5], np.float32)}
     nodes = [node("OneHot", ["i", "d", "v"], ["y"], axis=axis)]
     check_model(model_of(nodes, {"i": at}, {"y": FLOAT}, constants), {"i": at}, part)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_results_without_elements(part):
+    x = random(5, 7)
+    nodes = [
+        node("Slice", ["x", "b", "e"], ["y"]),
+        node("Abs", ["y"], ["z"]),
+        node("Neg", ["x"], ["w"]),
+    ]
+    constants = {"b": np.array([9]), "e": np.array([20])}
+    model = model_of(nodes, {"x": x}, {"z": FLOAT, "w": FLOAT}, constants)
+    check_model(model, {"x": x}, part)
