@@ -112,10 +112,18 @@ def _difference(got: np.ndarray, want: Any, rtol: float, atol: float) -> str:
         return f"{got.dtype}{list(got.shape)} for {want.dtype}{list(want.shape)}"
     if want.dtype.kind not in "biufV":
         return "" if np.array_equal(got, want) else "other values"
-    ulp = float(ml_dtypes.finfo(want.dtype).eps) if want.dtype.kind in "fV" else 0.0
+    ulp = _step(want.dtype)
     near = np.allclose(got.astype(np.float64), want.astype(np.float64), rtol=max(rtol, 1e-3, 4 * ulp),
                        atol=max(atol, ulp), equal_nan=True)  # fmt: skip
     return "" if near else "other values"
+
+
+def _step(dtype: np.dtype[Any]) -> float:
+    """The distance from 1 to the next number; 0 for integers, which may be of two or four bits."""
+    try:
+        return float(ml_dtypes.finfo(dtype).eps) if dtype.kind in "fV" else 0.0
+    except ValueError:
+        return 0.0
 
 
 def _in_a_process(run: Callable[[], tuple[str, str]]) -> tuple[str, str]:

@@ -23,8 +23,8 @@ MOST_FOLDED = 2**26
 
 ROUNDS = 32
 REFERENCE_ERRORS = (
-    ArithmeticError, AssertionError, AttributeError, BufferError, LookupError, MemoryError, RuntimeError, TypeError,
-    ValueError,
+    ArithmeticError, AssertionError, AttributeError, BufferError, ImportError, LookupError, MemoryError, RuntimeError,
+    TypeError, ValueError,
 )  # fmt: skip
 """What `onnx.reference` raises for operands that do not fit; it has no error of its own."""
 
@@ -204,7 +204,7 @@ def _evaluate_each(
         else:
             try:
                 found = _run(model, [node], known, set(node.output))
-            except (NotImplementedError, AttributeError):
+            except (NotImplementedError, AttributeError, ImportError):
                 refused.append(node)
             except REFERENCE_ERRORS as error:
                 raise UserError(

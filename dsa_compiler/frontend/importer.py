@@ -142,6 +142,8 @@ class _Importer(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
                 f"cannot be converted: {reason}", where=f"{node.op_type} {node.name}", action="check its inputs"
             ) from error
         results = list(results) if isinstance(results, list | tuple | relax.Tuple) else [results]
+        if any(node.output[len(results) :]):
+            raise UserError(f"no converter for more than {len(results)} results", where=f"{node.op_type} {node.name}")
         for result in results:
             _check_static(result, node)
         results = [emit(r) if isinstance(r, relax.Call | relax.TupleGetItem) else self._mark(r, node) for r in results]

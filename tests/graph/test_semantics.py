@@ -51,6 +51,26 @@ def test_meaning(op, inputs, constants, attrs):
     assert got.dtype == want.dtype and not reasons
 
 
+@pytest.mark.parametrize("causal", [0, 1])
+def test_attention_of_onnx_runs_by_its_definition(causal):
+    q, k, v = (np.random.default_rng(i).standard_normal((2, 3, 4, 8)).astype(np.float32) for i in range(3))
+    got, want, reasons = run("Attention", {"q": q, "k": k, "v": v}, {}, opset=23, is_causal=causal)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    assert not reasons
+
+
+def test_results_that_a_converter_lacks_are_left_to_the_host():
+    node = helper.make_node("Dropout", ["x"], ["y", "mask"])
+    graph = helper.make_graph([node], "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, X.shape)],
+                              [helper.make_empty_tensor_value_info(n) for n in ("y", "mask")])  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=9)
+    layers = build_graph(load_model(model), None, lambda layer: "")
+    got = evaluate(layers, {"x": X})
+    np.testing.assert_array_equal(got["y"], X)
+    assert got["mask"].all() and layers.counts() == {"host": 1}
+    assert layers.layers[0].calls[0].attrs["reason"] == "no converter for more than 1 results"
+
+
 def test_space_to_depth_column_first():
     image = np.arange(2 * 4 * 6, dtype=np.float32).reshape(1, 2, 4, 6)
     got, want, reasons = run("SpaceToDepth", {"x": image}, {}, opset=28, blocksize=2, mode="CRD")
@@ -78,3 +98,9 @@ def test_casts_to_narrow_types_saturate(target):
     got, want, reasons = run("Cast", {"x": wide}, {}, opset=21, to=TensorProto.DataType.Value(target))
     np.testing.assert_array_equal(got.astype(np.float64), np.asarray(want).astype(np.float64))
     assert "casts with" in reasons[0]
+
+
+def test_casts_to_the_type_of_another_value():
+    got, want, reasons = run("CastLike", {"x": X * 10, "like": np.zeros(1, np.int32)}, {}, opset=19)
+    np.testing.assert_array_equal(got, want)
+    assert got.dtype == np.int32 and not reasons

@@ -56,7 +56,10 @@ CONVERTERS: Final[Mapping[tuple[str, str], Converter]] = MappingProxyType(
     }
 )
 
-_STOCK: Final = frozenset(onnx_frontend._get_convert_map())
+_BY_BODY: Final = frozenset({"Attention"})
+"""Operators that TVM converts in part alone; ONNX's own definitions by other operators stand for them."""
+
+_STOCK: Final = frozenset(onnx_frontend._get_convert_map()) - _BY_BODY
 
 
 def stock_converters() -> Mapping[str, Any]:

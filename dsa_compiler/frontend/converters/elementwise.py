@@ -44,7 +44,9 @@ _PLAIN = frozenset({"bfloat16", "bool", "float16", "float32", "float64", "int8",
 
 
 def _cast(node: Node) -> Any:
-    dtype = str(helper.tensor_dtype_to_np_dtype(node.attrs["to"]))
+    """Emit a cast to the type named, or to that of the second input (CastLike)."""
+    named = node.attrs.get("to")
+    dtype = dtype_of(node.inputs[1]) if named is None else str(helper.tensor_dtype_to_np_dtype(named))
     for kind in (dtype, dtype_of(node.inputs[0])):
         if kind not in _PLAIN:
             raise node.error(f"casts with {kind}")
@@ -233,9 +235,10 @@ def elementwise_converters() -> dict[str, Converter]:
         "Or": op.logical_or, "Sub": op.subtract, "Xor": op.logical_xor,
     }  # fmt: skip
     special: dict[str, Converter] = {
-        "Cast": _cast, "Celu": _celu, "Clip": _clip, "Div": _divide, "Elu": _elu, "Gelu": _gelu, "IsInf": _is_infinite,
-        "HardSigmoid": _hard_sigmoid, "HardSwish": _hard_swish, "LeakyRelu": _leaky_relu, "Max": _variadic(op.maximum),
-        "Mean": _mean, "Min": _variadic(op.minimum), "Mish": _mish, "Mod": _mod, "PRelu": _prelu, "Pow": _power,
+        "Cast": _cast, "CastLike": _cast, "Celu": _celu, "Clip": _clip, "Div": _divide, "Elu": _elu, "Gelu": _gelu,
+        "IsInf": _is_infinite, "HardSigmoid": _hard_sigmoid, "HardSwish": _hard_swish, "LeakyRelu": _leaky_relu,
+        "Max": _variadic(op.maximum), "Mean": _mean,
+        "Min": _variadic(op.minimum), "Mish": _mish, "Mod": _mod, "PRelu": _prelu, "Pow": _power,
         "Reciprocal": _reciprocal, "Selu": _selu, "Shrink": _shrink, "Softplus": _softplus, "Softsign": _softsign,
         "Sum": _variadic(op.add), "Swish": _swish, "ThresholdedRelu": _thresholded_relu,
         "Where": lambda node: node.emit(op.where(*node.inputs)),
