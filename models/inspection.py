@@ -35,7 +35,8 @@ def _decode(build: GraphBuilder, drawn: Tensor, like: Tensor) -> Tensor:
     x = build.reshape(build.gemm(drawn, like.shape[1] * like.shape[2] * like.shape[3], after="none"), like.shape)
     for channels in (32, 16):
         x = build.unary("Selu", build.conv_bn(build.upsample(x), channels, Window(3, 1, 1)))
-    return build.unary("Tanh", build.convolution(build.upsample(x), 3, Window(3, 1, 1)))
+    x = build.convolution(build.upsample(x), 3, Window(3, 1, 1))
+    return build.unary("Tanh", build.mul(x, build.scalar(0.5)))
 
 
 def _nearest(build: GraphBuilder, features: Tensor, prototypes: int) -> tuple[Tensor, Tensor]:
