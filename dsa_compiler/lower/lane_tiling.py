@@ -75,14 +75,11 @@ class LaneTiling:
         return copy.source[self.row(copy, copy.source)[1][0]]
 
 
-def choose_lanes(copy: Copy, target: Target, direct: float, *, rank: int = 0) -> LaneTiling | None:
+def choose_lanes(copy: Copy, target: Target, direct: float) -> LaneTiling | None:
     """The tiling of least expected cycles, None if none beats the `direct` way clearly."""
-    ranked = sorted(
-        ((lane_cycles(t, copy, target), n, t) for n, t in enumerate(_candidates(copy, target))), key=lambda x: x[:2]
-    )
-    if rank >= len(ranked) or ranked[rank][0] > LEAST_GAIN * direct:
-        return None
-    return ranked[rank][2]
+    ranked = ((lane_cycles(t, copy, target), n, t) for n, t in enumerate(_candidates(copy, target)))
+    best = min(ranked, key=lambda x: x[:2], default=None)
+    return None if best is None or best[0] > LEAST_GAIN * direct else best[2]
 
 
 def _candidates(copy: Copy, target: Target) -> Iterator[LaneTiling]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from tvm import tirx
 
@@ -15,109 +14,23 @@ from dsa_compiler.isa.dtypes import item_bytes
 from dsa_compiler.lower.binding import LoweredKernel, Parameter, reach
 from dsa_compiler.lower.chain import chain_after
 from dsa_compiler.lower.expression import computation_dtype
+from dsa_compiler.lower.reduce_tile import Element, ReduceTile, add, fold_squares
 from dsa_compiler.lower.stream_kernel import Stream, StreamKernel, choose_stream_tile
 from dsa_compiler.lower.tile_kernel import TileContext, TileKernel, choose_tile
 from dsa_compiler.lower.tile_layer import RING, bind_operands, join_dimensions
-from dsa_compiler.lower.tir import Buffer, Expr, Stmt, cast, constant, integer, nest, sequence, store, when
+from dsa_compiler.lower.tir import Buffer, Expr, Stmt, cast, constant, sequence
 from dsa_compiler.lower.window_kernel import greatest, lowest
 from dsa_compiler.target import Target
 
 LEAST_NARROW = 1e-8
 """The least epsilon of a variance whose reciprocal root is safe in a 16-bit float."""
 
-Element = Callable[..., Expr]
 Finish = Callable[[TileContext, Expr, Sequence[Expr]], Expr]
-
-
-def _add(a: Expr, b: Expr) -> Expr:
-    return a + b
 
 
 def _wide(context: TileContext, at: Sequence[Expr]) -> Expr:
     """The data at one place in the dtype that is computed in."""
     return cast(context.element(0, at), computation_dtype(str(context.tiles[0].dtype)))
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """A tile seen by a computation over whole reduced axes: helpers that write nests."""
-
-    context: TileContext
-    reduced: frozenset[int]
-
-    def row(self, at: Sequence[Expr]) -> list[Expr]:
-        """`at` with the reduced axes at 0: the place of a statistic."""
-        return [integer(0) if a in self.reduced else i for a, i in enumerate(at)]
-
-    def each(self, target: Buffer, value: Element) -> Stmt:
-        """`target[at] = value(at)` for every element."""
-        return nest(
-            self.context.axes,
-            lambda *at: when(self.context.inside(at), store(target, list(at), cast(value(*at), str(target.dtype)))),
-        )
-
-    def each_row(self, target: Buffer, value: Element) -> Stmt:
-        """`target[row] = value(row)` for every row."""
-        axes = [(n, 1 if a in self.reduced else e) for a, (n, e) in enumerate(self.context.axes)]
-        inside: Element = lambda at: [g for a, g in enumerate(self.context.inside(at)) if a not in self.reduced]  # noqa: E731
-        return nest(axes, lambda *at: when(inside(at), store(target, list(at), cast(value(*at), str(target.dtype)))))
-
-    def fold(self, target: Buffer, first: float, combine: Callable[[Expr, Expr], Expr], value: Element) -> Stmt:
-        """`target[row]` = all of `value(at)` of the row combined, from `first` on."""
-        dtype = str(target.dtype)
-        kept = [(n, e) for a, (n, e) in enumerate(self.context.axes) if a not in self.reduced]
-        inner = [(n, e) for a, (n, e) in enumerate(self.context.axes) if a in self.reduced]
-        order = [a for a in range(len(self.context.axes)) if a not in self.reduced]
-        order += sorted(self.reduced)
-
-        def place(loops: Sequence[Expr]) -> list[Expr]:
-            by_axis = dict(zip(order, [*loops, *[integer(0)] * (len(order) - len(loops))], strict=True))
-            return [by_axis[a] for a in range(len(order))]
-
-        def step(*loops: Expr) -> Stmt:
-            at = place(loops)
-            row = self.row(at)
-            result = combine(target[tuple(row)], cast(value(*at), dtype))
-            return when(self.context.inside(at), store(target, row, result))
-
-        def each(*outer: Expr) -> Stmt:
-            at = place(outer)
-            guards = [g for a, g in enumerate(self.context.inside(at)) if a not in self.reduced]
-            init = when(guards, store(target, self.row(at), constant(first, dtype)))
-            return sequence(init, nest(inner, lambda *loops: step(*outer, *loops)))
-
-        return nest(kept, each)
-
-    def each_statistic(self, target: Buffer, value: Element) -> Stmt:
-        """`target[row] = value(row)` for every row, where `value` reads statistics of the same dtype alone.
-
-        Statistics that lie a row of L1 apart are taken whole, what fills the gaps with them: one run instead of many.
-        """
-        axes = [(n, int(e)) for (n, _), e in zip(self.context.axes, target.shape, strict=True)]
-        if len(axes) - 1 not in self.reduced:
-            return self.each_row(target, value)
-        return nest(axes, lambda *at: store(target, list(at), cast(value(*at), str(target.dtype))))
-
-    def statistic(self, name: str, dtype: str, *, filled: bool = False) -> tuple[Buffer, Stmt]:
-        """A buffer with one element a row; gaps between rows hold ones if `filled`, as `each_statistic` needs."""
-        shape = [1 if a in self.reduced else e for a, (_, e) in enumerate(self.context.axes)]
-        target, allocation = self.context.scratch(name, shape, dtype)
-        if len(shape) - 1 not in self.reduced or not filled:
-            return target, allocation
-        axes = [(n, int(e)) for (n, _), e in zip(self.context.axes, target.shape, strict=True)]
-        return target, sequence(allocation, nest(axes, lambda *at: store(target, list(at), constant(1.0, dtype))))
-
-    def narrow(self, source: Buffer, name: str, dtype: str, value: Element) -> tuple[Buffer, Stmt]:
-        """`value` of a statistic in `dtype`, in place where that is the statistic's own."""
-        if str(source.dtype) == dtype:
-            return source, self.each_statistic(source, value)
-        shape = [1 if a in self.reduced else e for a, (_, e) in enumerate(self.context.axes)]
-        target, allocation = self.context.scratch(name, shape, dtype)
-        return target, sequence(allocation, self.each_row(target, value))
-
-    def whole(self, name: str, dtype: str) -> tuple[Buffer, Stmt]:
-        """A buffer as large as the tile."""
-        return self.context.scratch(name, [e for _, e in self.context.axes], dtype)
 
 
 def lower_softmax_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0) -> LoweredKernel:
@@ -127,7 +40,7 @@ def lower_softmax_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank
     axis = int(call.attrs["axis"]) % len(data.shape)
     logarithmic = call.op == "nn.log_softmax"
 
-    def compute(tile: _Tile, x: Element, finish: Element) -> Stmt:
+    def compute(tile: ReduceTile, x: Element, finish: Element) -> Stmt:
         source = str(tile.context.tiles[0].dtype)
         top, a0 = tile.statistic("top", source)
         e, a1 = tile.whole("powers", "float32" if source == "float32" else source)
@@ -159,7 +72,7 @@ def lower_softmax_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank
         top, total = stream.statistic("top", source), stream.statistic("total", "float32")
         below_top: Callable[[TileContext], Element] = lambda c: lambda *at: _wide(c, at) - cast(top[tuple(stream.row(at))], computation_dtype(source))  # noqa: E731, E501
         steps = [stream.fold(top, lowest(source), tirx.max, lambda c: lambda *at: _wide(c, at))]
-        steps.append(stream.fold(total, 0.0, _add, lambda c: lambda *at: tirx.exp(below_top(c)(*at))))
+        steps.append(stream.fold(total, 0.0, add, lambda c: lambda *at: tirx.exp(below_top(c)(*at))))
         turned: Element = tirx.log if logarithmic else lambda v: constant(1.0, "float32") / v
         steps.append(stream.each_row(total, lambda *at: turned(total[tuple(at)])))
 
@@ -188,21 +101,21 @@ def lower_norm_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: i
     spread = tuple(spread_factor(f, along, data.shape) for f in factors)
     epsilon = float(call.attrs["epsilon"])
 
-    def compute(tile: _Tile, x: Element, finish: Element) -> Stmt:
+    def compute(tile: ReduceTile, x: Element, finish: Element) -> Stmt:
         source = str(tile.context.tiles[0].dtype)
         scale = constant(1.0 / count, "float32")
         steps: list[Stmt | None] = []
         value = x
         if centred:
             total, a0 = tile.statistic("total", "float32", filled=source == "float32")
-            steps += [a0, tile.fold(total, 0.0, _add, x)]
+            steps += [a0, tile.fold(total, 0.0, add, x)]
             mean, a1 = tile.narrow(total, "mean", source, lambda *at: total[tuple(at)] * scale)
             centre, a2 = tile.whole("centre", source)
             wide: Element = lambda v: cast(v, computation_dtype(source))  # noqa: E731
             steps += [a1, a2, tile.each(centre, lambda *at: x(*at) - wide(mean[tuple(tile.row(at))]))]
             value = lambda *at: wide(centre[tuple(at)])  # noqa: E731
         spread_of, a3 = tile.statistic("spread", "float32", filled=True)
-        steps += [a3, *_squares(tile, spread_of, value)]
+        steps += [a3, *fold_squares(tile, spread_of, value)]
         steps.append(
             tile.each_statistic(spread_of, lambda *at: spread_of[tuple(at)] * scale + constant(epsilon, "float32"))
         )
@@ -228,9 +141,9 @@ def lower_norm_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: i
         centre: Element = (lambda c, at: wide(c, at) - mean[tuple(stream.row(at))]) if centred else wide
         steps: list[Stmt] = []
         if centred:
-            steps.append(stream.fold(mean, 0.0, _add, lambda c: lambda *at: wide(c, at)))
+            steps.append(stream.fold(mean, 0.0, add, lambda c: lambda *at: wide(c, at)))
             steps.append(stream.each_row(mean, lambda *at: mean[tuple(at)] * scale))
-        steps.append(stream.fold(spread_of, 0.0, _add, lambda c: lambda *at: centre(c, at) * centre(c, at)))
+        steps.append(stream.fold(spread_of, 0.0, add, lambda c: lambda *at: centre(c, at) * centre(c, at)))
         steps.append(
             stream.each_row(spread_of, lambda *at: spread_of[tuple(at)] * scale + constant(epsilon, "float32"))
         )
@@ -244,15 +157,6 @@ def lower_norm_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: i
         return sequence(*steps, stream.each(lambda c: lambda *at: finish(c, result(c, at), at)))
 
     return _lower(layer, graph, target, data, axes, spread, compute, passes, rank, temporaries=4)
-
-
-def _squares(tile: _Tile, total: Buffer, value: Element) -> list[Stmt]:
-    """`total[row]` = the squares of a row added up: in one step along one axis, else by a buffer of squares."""
-    square: Element = lambda *at: cast(value(*at), "float32") * cast(value(*at), "float32")  # noqa: E731
-    if tile.reduced == {len(tile.context.axes) - 1}:
-        return [tile.fold(total, 0.0, _add, square)]
-    squares, allocation = tile.whole("squares", "float32")
-    return [allocation, tile.each(squares, square), tile.fold(total, 0.0, _add, lambda *at: squares[tuple(at)])]
 
 
 def spread_factor(view: View, axes: Sequence[int], shape: tuple[int, ...]) -> View:
@@ -295,7 +199,7 @@ def lower_reduce_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank:
         )  # fmt: skip
     first, combine = _FOLDS[call.op]
 
-    def compute(tile: _Tile, x: Element, finish: Element) -> Stmt:
+    def compute(tile: ReduceTile, x: Element, finish: Element) -> Stmt:
         source = str(tile.context.tiles[0].dtype)
         dtype = computation_dtype(source) if call.op in ("sum", "mean", "prod") else source
         acc, a0 = tile.statistic("total", dtype)
@@ -327,18 +231,18 @@ def lower_reduce_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank:
     )
 
 
-def _variance(count: int) -> Callable[[_Tile, Element, Element], Stmt]:
+def _variance(count: int) -> Callable[[ReduceTile, Element, Element], Stmt]:
     """The mean of squared differences from the mean, in float32."""
     scale = constant(1.0 / count, "float32")
 
-    def compute(tile: _Tile, x: Element, finish: Element) -> Stmt:
+    def compute(tile: ReduceTile, x: Element, finish: Element) -> Stmt:
         mean, a0 = tile.statistic("mean", "float32", filled=True)
         centre, a1 = tile.whole("centre", "float32")
         total, a2 = tile.statistic("total", "float32", filled=True)
         return sequence(
-            a0, tile.fold(mean, 0.0, _add, x), tile.each_statistic(mean, lambda *at: mean[tuple(at)] * scale),
+            a0, tile.fold(mean, 0.0, add, x), tile.each_statistic(mean, lambda *at: mean[tuple(at)] * scale),
             a1, tile.each(centre, lambda *at: x(*at) - mean[tuple(tile.row(at))]),
-            a2, *_squares(tile, total, lambda *at: centre[tuple(at)]),
+            a2, *fold_squares(tile, total, lambda *at: centre[tuple(at)]),
             tile.each_row(tile.context.out, lambda *at: finish(total[tuple(at)] * scale, *at)),
         )  # fmt: skip
 
@@ -353,9 +257,9 @@ def _variance_by_blocks(count: int) -> Callable[[Stream, Finish], Stmt]:
         mean, total = stream.statistic("mean", "float32"), stream.statistic("total", "float32")
         centre: Element = lambda c, at: cast(_wide(c, at), "float32") - mean[tuple(stream.row(at))]  # noqa: E731
         return sequence(
-            stream.fold(mean, 0.0, _add, lambda c: lambda *at: cast(_wide(c, at), "float32")),
+            stream.fold(mean, 0.0, add, lambda c: lambda *at: cast(_wide(c, at), "float32")),
             stream.each_row(mean, lambda *at: mean[tuple(at)] * scale),
-            stream.fold(total, 0.0, _add, lambda c: lambda *at: centre(c, at) * centre(c, at)),
+            stream.fold(total, 0.0, add, lambda c: lambda *at: centre(c, at) * centre(c, at)),
             stream.each_result(lambda c: lambda *at: finish(c, total[tuple(at)] * scale, at)),
         )
 
@@ -369,7 +273,7 @@ def _lower(
     data: View,
     reduced: frozenset[int],
     factors: Sequence[View],
-    compute: Callable[[_Tile, Element, Element], Stmt],
+    compute: Callable[[ReduceTile, Element, Element], Stmt],
     passes: Callable[[Stream, Finish], Stmt],
     rank: int,
     *,
@@ -422,7 +326,7 @@ def _lower(
         return LoweredKernel(layer.name, func, tuple(parameters), str(space))
 
     def body(context: TileContext) -> Stmt:
-        tile = _Tile(context, reduced)
+        tile = ReduceTile(context, reduced)
         wide: Element = lambda *at: cast(context.element(0, at), computation_dtype(operands[0].dtype))  # noqa: E731
 
         def finish(value: Expr, *at: Expr) -> Expr:

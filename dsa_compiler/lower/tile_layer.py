@@ -124,14 +124,15 @@ def join_dimensions(view: View, dim: int) -> View | None:
 
 
 def lower_copy_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0) -> LoweredKernel:
-    """The kernel of a movement: a copy through L1, with a transposition there if the innermost axes differ.
+    """The kernel of a movement: a copy through L1, by lanes or with a transposition there if the innermost axes differ.
 
-    Raises `Infeasible` if no tile fits L1.
+    `rank` 0 goes by lanes where that is best, the others do not. Raises `Infeasible` if no tile fits L1.
     """
     (source,), out = simplify_views([layer.inputs[0]], layer.output, graph, target)
-    by_lanes = _lower_by_lanes(layer, source, out, graph, target, rank)
-    if by_lanes is not None:
+    by_lanes = _lower_by_lanes(layer, source, out, graph, target)
+    if by_lanes is not None and rank == 0:
         return by_lanes
+    rank -= by_lanes is not None
     parameters, operands = bind_operands([source], graph, target)
     place = reach("out", out, graph, target)
     parameters.append(Parameter(place.buffer, out.tensor, written=True))
@@ -175,7 +176,7 @@ def _stored_strides(view: View, tensor: Tensor, target: Target) -> tuple[int, ..
 
 
 def _lower_by_lanes(
-    layer: Layer, source: View, out: View, graph: LayerGraph, target: Target, rank: int
+    layer: Layer, source: View, out: View, graph: LayerGraph, target: Target
 ) -> LoweredKernel | None:
     """The copy by lanes, where that is clearly faster than row by row."""
     tensors = graph.tensors[source.tensor], graph.tensors[out.tensor]
@@ -184,7 +185,7 @@ def _lower_by_lanes(
     steps = [(n, s, pair[0]) for n, s, pair in zip(copy.extents, copy.source, source.strides, strict=True) if n > 1]
     if not steps or min((*copy.source, *copy.out)) < 0 or min(steps, key=lambda x: x[1])[2]:
         return None  # lanes take rows that run forward along columns
-    tiling = choose_lanes(copy, target, _direct_cycles(copy, source, out, target), rank=rank)
+    tiling = choose_lanes(copy, target, _direct_cycles(copy, source, out, target))
     if tiling is None:
         return None
     axis = tiling.row(copy, copy.source)[1][0]

@@ -318,6 +318,19 @@ def test_steps_within_a_lane() -> None:
     by_lanes(network, copy(source, network.result("y", (1, 32, 32, 4), dense=True)), "npu-bench", llvm=True)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", "int32", "bfloat16"])
+def test_shuffles_of_other_types(dtype: str) -> None:
+    network = Network()
+    network.source("x", (1, 39, 34, 112), dtype)
+    source = View("x", (1, 39, 34, 28, 4), ((1326, 0), (34, 0), (1, 0), (0, 1), (0, 28)))
+    network.result("y", (1, 39, 34, 112), dtype)
+    out = View("y", source.shape, ((1326, 0), (34, 0), (1, 0), (0, 4), (0, 1)))
+    made = copy(source, out, dtype)
+    by_lanes(network, made, "npu-v1")
+    again = lower_copy_layer(made, network.graph(made), part("npu-v1"), rank=1)
+    assert again.tiling.startswith("TileSpace")
+
+
 def test_the_direct_way_where_rows_are_long() -> None:
     network = Network()
     source = permuted(network.source("x", (256, 512)), (1, 0))
