@@ -11,7 +11,7 @@ from dsa_compiler.lower.binding import LoweredKernel
 from dsa_compiler.lower.concat_layer import lower_concat_layer
 from dsa_compiler.lower.expression import supports
 from dsa_compiler.lower.gather_layer import lower_gather_layer
-from dsa_compiler.lower.matrix_layer import lower_matrix_layer
+from dsa_compiler.lower.matrix_layer import lower_matrix_layer, takes_diagonals
 from dsa_compiler.lower.movement_layer import lower_movement_layer, movement_supported
 from dsa_compiler.lower.reduce_layer import REDUCTIONS, lower_norm_layer, lower_reduce_layer, lower_softmax_layer
 from dsa_compiler.lower.requantize import with_scale_operands
@@ -23,10 +23,16 @@ from dsa_compiler.target import Target
 
 Template = Callable[..., LoweredKernel]
 
+def _lower_depthwise_layer(layer: Layer, graph: LayerGraph, target: Target, *, rank: int = 0) -> LoweredKernel:
+    """Integers on the matrix engine where it takes them, the rest on the vector engine."""
+    template = lower_matrix_layer if takes_diagonals(layer, graph, target) else lower_window_layer
+    return template(layer, graph, target, rank=rank)
+
+
 TEMPLATES: Mapping[str, Template] = {
     "conv2d": lower_matrix_layer,
     "matmul": lower_matrix_layer,
-    "depthwise": lower_window_layer,
+    "depthwise": _lower_depthwise_layer,
     "pool": lower_window_layer,
     "softmax": lower_softmax_layer,
     "norm": lower_norm_layer,

@@ -124,7 +124,7 @@ def l0_tiles(p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> Tiles:
 def _with_cycles(rows, columns, n, kh, kw, c, p: MatrixProblem, target: Target) -> Tiles:  # type: ignore[no-untyped-def]
     um, un, uk = target.engine.matrix.unit[p.dtype]
     item, flag = item_bytes(p.dtype), target.sync.flag_cost
-    k = kh * kw * np.minimum(c, p.channels)
+    k = kh * kw * np.minimum(c, p.depth)
     products = target.engine.matrix.startup + 3 * flag + -(-rows * columns // um) * -(-n // un) * -(-k // uk)
     run = kw * c * item
     if p.lines is not None:
@@ -151,7 +151,7 @@ def _fits_l0(t: Tiles, p: MatrixProblem, traffic: MatrixTraffic, target: Target)
 def inner_cycles(t: Tiles, p: MatrixProblem) -> np.ndarray:
     """Cycles of products, or of moves where they take longer, for one image on one core."""
     tiles = -(-p.out_height // t.rows) * -(-p.out_width // t.columns) * -(-p.out_channels // t.n)
-    chunks = -(-p.channels // t.c) * (p.kernel[0] // t.kh) * (p.kernel[1] // t.kw)
+    chunks = -(-p.depth // t.c) * (p.kernel[0] // t.kh) * (p.kernel[1] // t.kw)
     return tiles * (chunks * np.maximum(t.products, t.moves) + 8)
 
 
@@ -188,6 +188,8 @@ def _pixel_tiles(p: MatrixProblem, traffic: MatrixTraffic, target: Target) -> li
 
 
 def _n_tiles(p: MatrixProblem, target: Target) -> list[int]:
+    if p.diagonal:
+        return [p.diagonal]
     un = target.engine.matrix.unit[p.dtype][1]
     limit, top = min(target.limits.matrix_n, 512), int(up(p.out_channels, un))
     sizes = {un * f for f in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)} | {
@@ -201,6 +203,9 @@ def _k_chunks(p: MatrixProblem, target: Target) -> list[tuple[tuple[int, int], i
     limit = target.limits.matrix_k
     unit = target.row_elements(item_bytes(p.dtype))
     kh, kw = p.kernel
+    if p.diagonal:
+        blocks = {(kh, kw), (1, kw), (1, 1)}
+        return sorted((t, p.diagonal) for t in blocks if t[0] * t[1] * p.diagonal <= limit)
     if p.lines is not None:
         return [((h, kw), p.channels) for h in range(1, kh + 1) if kh % h == 0 and h * kw * p.channels <= limit]
     divisors = [c for c in range(unit, p.channels, unit) if p.channels % c == 0] + [p.channels]
@@ -263,6 +268,8 @@ def _placements_of(
                 for panel in panels:
                     result.append((*place, panel, 1, 0, 0, 2, 1 if panel == mine else 2))
                     result.append((*place, panel, 0, 0, 0, 2, 2))
+                if p.diagonal:  # blocks are made where they are kept
+                    continue
                 result += [(*place, mine, 1, 0, 1, a, b) for a in (2, 1) for b in STREAM_RINGS]
                 if in_rows * in_columns == 1 and p.lines is None:
                     result += [(*place, mine, 1, 1, 1, r, r) for r in STREAM_RINGS]

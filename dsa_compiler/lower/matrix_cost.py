@@ -46,7 +46,7 @@ def shape_of(x: Candidates, p: MatrixProblem, traffic: MatrixTraffic, target: Ta
     pieces = p.images * -(-p.out_height // x.piece_rows) * -(-p.out_width // x.piece_columns)
     chunks = -(-p.out_channels // t.n)
     chunks_core = -(-chunks // x.gn)
-    k_chunks = -(-p.channels // t.c) * (p.kernel[0] // t.kh) * (p.kernel[1] // t.kw)
+    k_chunks = -(-p.depth // t.c) * (p.kernel[0] // t.kh) * (p.kernel[1] // t.kw)
     burst = target.memory["ddr"].burst
     rows_in, columns_in = p.rows_in(x.piece_rows), p.columns_in(x.piece_columns)  # type: ignore[arg-type]
     channels = np.where(x.stream_a, t.c, p.channels)
@@ -87,7 +87,7 @@ def _panel_chunk(
     width = pitch(t.n, p.dtype, target, "l1", "l0b") * item
     if traffic.constant_b:
         size = k_chunks * t.kh * t.kw * t.c * width
-        return size, size
+        return size, size // t.c if p.diagonal else size
     if traffic.b_transposed:
         run = np.minimum(t.c, p.channels) * item
         size = t.n * pitch(np.full(len(t.n), p.channels), p.dtype, target, "l1") * item

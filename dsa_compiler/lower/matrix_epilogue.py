@@ -26,10 +26,13 @@ class MatrixEpilogue:
         out1 = buffer("out1", (t.rows, t.columns, self.plan.pitch(t.n, dtype)), dtype, "l1")
         source, rounded = acc, None
         if o.round_first:
-            source, rounded = out1, nest(
-                axes,
-                lambda r, w, n: when(
-                    self.plan.stored_guards(tile, r, w, n), store(out1, [r, w, n], cast(acc[r, w, n], dtype))
+            source, rounded = (
+                out1,
+                nest(
+                    axes,
+                    lambda r, w, n: when(
+                        self.plan.stored_guards(tile, r, w, n), store(out1, [r, w, n], cast(acc[r, w, n], dtype))
+                    ),
                 ),
             )
 

@@ -74,17 +74,26 @@ class MatrixKernel(MatrixPlan):
         return function(name, parameters, body)
 
     def _core(self, cb: Expr, cm: Expr, cn: Expr) -> Stmt:
+        mask: list[Stmt] = []
+        if self.p.diagonal:
+            self.mask1 = self.loads.mask_buffer()
+            mask = [allocate(self.mask1), self.loads.load_mask(self.mask1)]
+
         def one_batch(bt: Expr) -> Stmt:
             b = cb * self.batches_core + bt
             guard = below(b, self.p.batches, self.t.cores[0] * self.batches_core - 1)
             order = self._panel_outer if self.t.panel_outer else self._piece_outer
             return when([guard], order(b, cm, cn))
 
-        return tile_loop("batch", self.batches_core, one_batch)
+        return sequence(*mask, tile_loop("batch", self.batches_core, one_batch))
+
+    def _panel_buffers(self) -> Held:
+        held = self.loads.panel_buffers()
+        return {**held, "mask1": self.mask1} if self.p.diagonal else held
 
     def _panel_outer(self, b: Expr, cm: Expr, cn: Expr) -> Stmt:
         def panel(no: Expr) -> Stmt:
-            held = self.loads.panel_buffers()
+            held = self._panel_buffers()
             inner = tile_loop("piece", self.pieces_core, lambda po: self._piece(b, cm, cn, po, (no, held)))
             return sequence(*self.loads.allocations(held), inner)
 
@@ -111,7 +120,7 @@ class MatrixKernel(MatrixPlan):
             return when([guard], sequence(*head, self._chunks(place, cn, no, a1, held, is_zero(po), [])))
 
         def panel(no: Expr) -> Stmt:
-            mine = self.loads.panel_buffers()
+            mine = self._panel_buffers()
             work = self._chunks(place, cn, no, a1, mine, True, [is_zero(no)])
             return sequence(*self.loads.allocations(mine), work)
 

@@ -66,8 +66,11 @@ def lower_matrix_layer(
 
     Raises `Infeasible` if no tiling fits.
     """
-    form = _conv_form(layer, graph, target) if layer.kind == "conv2d" else _product_form(layer, graph)
-    form = replace(form, problem=_typed(form.problem, layer, graph))
+    if layer.kind == "depthwise":
+        form = _diagonal_form(layer, graph, target)
+    else:
+        form = _conv_form(layer, graph, target) if layer.kind == "conv2d" else _product_form(layer, graph)
+        form = replace(form, problem=_typed(form.problem, layer, graph))
     problem = form.problem
     bias, start = _bias(layer, graph, form)
     chain = chain_after(layer, start)
@@ -107,6 +110,9 @@ def _build(layer, graph, target, form, problem, tiling, bias, chain, extras) -> 
         weights = constant_parameter("b", chunk_weights(form.weights, plan), problem.b_dtype)
         parameters.append(weights)
         operands = replace(operands, b=weights.buffer)
+        if problem.diagonal:
+            parameters.append(constant_parameter("mask", np.eye(problem.diagonal, dtype=np.bool_), "bool"))
+            operands = replace(operands, mask=parameters[-1].buffer)
     else:
         b = reach("b", form.b, graph, target)
         parameters.append(Parameter(b.buffer, form.b.tensor))
@@ -230,6 +236,45 @@ def _sampled(data: View, height: int, width: int, stride: tuple[int, int]) -> Vi
         by_image, (by_row[0] * down, by_row[1] * down), (by_column[0] * across, by_column[1] * across), by_channel,
     )  # fmt: skip
     return replace(data, shape=(images, height, width, channels), strides=strides)
+
+
+def takes_diagonals(layer: Layer, graph: LayerGraph, target: Target) -> bool:
+    """Whether a depthwise layer of integers becomes products with diagonal blocks on the matrix engine.
+
+    Sums of many taps in int32 take the vector engine longer than the matrix engine takes for the zeros of the blocks.
+    """
+    data, taps = (layer.inputs[int(v)] for _, v in layer.calls[layer.master].args)
+    whole = graph.tensors[data.tensor].dtype in INTEGER_FACTORS and layer.calls[layer.master].dtype == "int32"
+    if layer.kind != "depthwise" or not whole or not target.features.img2col_move or taps.shape[2] != 1:
+        return False
+    values = materialize(taps, graph.tensors[taps.tensor]).astype(np.int64)
+    return data.shape[3] == taps.shape[3] and int(values.max() - values.min()) <= 255
+
+
+def _diagonal_form(layer: Layer, graph: LayerGraph, target: Target) -> _Form:
+    """A depthwise convolution as products with diagonal blocks, which fill a row of L1."""
+    call = layer.calls[layer.master]
+    data, taps = (layer.inputs[int(v)] for _, v in call.args)
+    images, height, width, channels = data.shape
+    values = materialize(taps, graph.tensors[taps.tensor]).astype(np.int64) - int(call.attrs.get("zero_b", 0))
+    zero = 0 if values.min() >= -128 and values.max() <= 127 else max(0, -int(values.min()))
+    stored = "int8" if not zero and values.min() < 0 else "uint8"
+    dtype = graph.tensors[data.tensor].dtype
+    block = max(target.memory[scope].alignment for scope in ("l1", "l0a", "l0b"))
+    padded = -(-channels // block) * block
+    top, left, _, _ = call.attrs["padding"]
+    problem = MatrixProblem(
+        1, images, height, width, padded, call.shape[1], call.shape[2], channels,
+        (taps.shape[0], taps.shape[1]), tuple(call.attrs["strides"]), tuple(call.attrs["dilation"]), (top, left),
+        dtype, "int32",
+        channels if padded != channels else 0, right_dtype=stored if stored != dtype else "",
+        pad_value=int(call.attrs.get("pad_value", 0)), zero_b=zero, diagonal=block,
+    )  # fmt: skip
+    weights = (values + zero).astype(stored).reshape(1, *taps.shape[:2], 1, channels)
+    return _Form(
+        problem, data, lambda _b, image, y, x, c: [image, y, x, c], lambda p: [p.image, p.y, p.x, p.n],
+        (("image",), ("y",), ("x",), ("n",)), weights,
+    )  # fmt: skip
 
 
 def _line_form(c: LineConvolution) -> _Form:

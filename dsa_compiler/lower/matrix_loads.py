@@ -71,7 +71,7 @@ class MatrixLoads:
 
     def allocations(self, held: Held) -> list[Stmt]:
         """Allocations of a panel's buffers."""
-        return [allocate(b, self.t.ring_b) for name, b in held.items() if name != "bias0"]
+        return [allocate(b, self.t.ring_b) for name, b in held.items() if name not in ("bias0", "mask1")]
 
     # ---- left operand ----------------------------------------------------------------------------------------
     def load_rows(self, a1: Buffer, piece: Piece, ty: Expr, first: list[Expr]) -> Stmt | None:
@@ -196,6 +196,8 @@ class MatrixLoads:
         ni, first = chunk.ni, cc * t.c
         if not t.stream_b:
             b1 = held["b1"]
+            if self.p.diagonal:
+                return [when(load_b, self._expand_taps(held, chunk, kc))], b1, lambda k, n: [ni, kc, k, n]
             if index is None:
                 load = self._load_weights(b1, [ni, kc], b, chunk, kc)
                 return [when(load_b, load)], b1, lambda k, n: [ni, kc, k, n]
@@ -209,6 +211,32 @@ class MatrixLoads:
         b1 = buffer("b1", shape, self.p.b_dtype, "l1")
         place = lambda k, n: [n, k] if o.b_transposed else [k, n]  # noqa: E731
         return [allocate(b1, t.ring_b), self._load_computed(b1, place, index, b, chunk, cc)], b1, place
+
+    def mask_buffer(self) -> Buffer:
+        """The mask of a diagonal block."""
+        return buffer("mask1", (self.p.diagonal, self.plan.pitch(self.p.diagonal, "bool")), "bool", "l1")
+
+    def load_mask(self, mask1: Buffer) -> Stmt:
+        """Load the mask of a diagonal block."""
+        n, mask = self.p.diagonal, self.o.mask
+        return nest([("k", n), ("n", n)], lambda k, c: store(mask1, [k, c], mask[k, c]))  # type: ignore[index]
+
+    def _expand_taps(self, held: Held, chunk: Chunk, kc: Expr) -> Stmt:
+        """Load the taps of a k chunk and lay each row of them on the diagonal of a block of its own."""
+        t, b1, mask1 = self.t, held["b1"], held["mask1"]
+        count = t.taps[0] * t.taps[1]
+        taps1 = buffer("taps1", (count, self.plan.n_pitch), self.p.b_dtype, "l1")
+        weights, zero = self.o.b, constant(self.p.zero_b, self.p.b_dtype)
+        load = nest(
+            [("tap", count), ("n", self.plan.n_pitch)],
+            lambda tap, n: store(taps1, [tap, n], weights[integer(0), chunk.number, kc, tap, n]),
+        )
+
+        def element(tap: Expr, k: Expr, n: Expr) -> Stmt:
+            value = tirx.Select(mask1[k, n], taps1[tap, n], zero)
+            return store(b1, [chunk.ni, kc, tap * t.c + k, n], value)
+
+        return sequence(allocate(taps1, 2), load, nest([("tap", count), ("k", t.c), ("n", t.n)], element))
 
     def _load_weights(self, b1: Buffer, lead: list[Expr], b: Expr, chunk: Chunk, kc: Expr) -> Stmt:
         """Load one k chunk of constant weights, whose rows are tight, to `lead` of the buffer."""

@@ -52,7 +52,7 @@ class MatrixPlan:
         self.chunks = ceil_div(p.out_channels, t.n)
         self.chunks_core = ceil_div(self.chunks, t.cores[2])
         self.panels = ceil_div(self.chunks_core, t.panel)
-        self.k_blocks = (ceil_div(p.channels, t.c), p.kernel[0] // t.taps[0], p.kernel[1] // t.taps[1])
+        self.k_blocks = (ceil_div(p.depth, t.c), p.kernel[0] // t.taps[0], p.kernel[1] // t.taps[1])
         self.k_chunk = t.taps[0] * t.taps[1] * t.c
         self.n_pitch = operand_pitch(t.n, p.b_dtype, target)
 
@@ -110,13 +110,13 @@ class MatrixPlan:
 
     def depth_guard(self, row: Expr) -> Expr:
         """Whether input channel `row` exists."""
-        return below(row, self.p.channels, self.k_blocks[0] * self.t.c - 1)
+        return below(row, self.p.depth, self.k_blocks[0] * self.t.c - 1)
 
     def column_guards(self, cc: Expr, number: Expr, k: Expr, n: Expr) -> list[Expr]:
         """Whether the element (k, n) of a chunk of the right operand exists."""
         guards = [self.channel_guard(number, n)]
-        if self.p.channels % self.t.c:
-            guards.append(cc * self.t.c + k < integer(self.p.channels))
+        if self.p.depth % self.t.c:
+            guards.append(cc * self.t.c + k < integer(self.p.depth))
         return guards
 
     def stored_guards(self, tile: Tile, r: Expr, w: Expr, n: Expr) -> list[Expr]:

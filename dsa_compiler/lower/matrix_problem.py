@@ -38,6 +38,9 @@ class MatrixProblem:
     a multiple of 8 bytes for the img2col move. With `lines`, a pixel is a group of elements of a line, and batches
     are phases that share their weights. The right operand has the left one's dtype unless `right_dtype` names its
     own. Integers sum left * (right - zero_b), and padding has the value `pad_value`.
+
+    With `diagonal` each output channel sums one input channel (depthwise): channels go by blocks of so many, each
+    block a product with a matrix that is diagonal for each tap, which the kernel makes from the taps.
     """
 
     batches: int
@@ -59,6 +62,12 @@ class MatrixProblem:
     right_dtype: str = ""
     pad_value: int = 0
     zero_b: int = 0
+    diagonal: int = 0
+
+    @property
+    def depth(self) -> int:
+        """Input channels that a product sums over, those of a diagonal block included."""
+        return self.diagonal or self.channels
 
     @property
     def b_dtype(self) -> str:
@@ -68,7 +77,7 @@ class MatrixProblem:
     @property
     def macs(self) -> int:
         """Multiply-accumulates of all batches."""
-        reduction = self.channels * self.kernel[0] * self.kernel[1]
+        reduction = (1 if self.diagonal else self.channels) * self.kernel[0] * self.kernel[1]
         return self.batches * self.images * self.out_height * self.out_width * self.out_channels * reduction
 
     def rows_in(self, rows: int) -> int:
@@ -148,6 +157,8 @@ class MatrixOperands:
     [batches, n chunks, k chunks, k, pitch of n] and has no `b_index`. `bias` is [batches, n chunks, n],
     of the accumulator's dtype.
     `a_transposed` (products only): the innermost dimension of `a` is the row. `b_transposed`: that of `b` is k.
+    `mask` (of a diagonal problem) is true on the diagonal of a block; its `b` holds rows of taps by chunks [1,
+    n chunks, k chunks, taps, pitch of n].
     `epilogue(acc, extras)` is the value stored at a point; with `round_first`, of the accumulator rounded to the
     result's dtype, as the model computes it: a slow operator takes half the time on elements half as wide.
     """
@@ -164,3 +175,4 @@ class MatrixOperands:
     extras: tuple[Extra, ...] = ()
     epilogue: Callable[[Expr, Sequence[Expr]], Expr] | None = None
     round_first: bool = False
+    mask: Buffer | None = None

@@ -50,7 +50,7 @@ class MatrixProduct:
         t, blocks = self.t, self.plan.k_blocks
 
         def block(cc: Expr) -> Stmt:
-            a_tile, load, base = a1, [], cc * t.c
+            a_tile, load, base = a1, [], (tile.chunk.number * t.n if self.p.diagonal else cc * t.c)
             if a_tile is None:
                 a_tile = self.loads.a_buffer()
                 load = [allocate(a_tile, t.ring_a), self.loads.load_a(a_tile, tile.piece, cc * t.c)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from dsa_compiler.graph.layers import OpCall
 from dsa_compiler.isa.table import OPCODES
+from dsa_compiler.lower.matrix_layer import takes_diagonals
 from dsa_compiler.lower.requantize import requantizations, with_scale_operands
 from tests.lower.networks import Network, call, check_layer, layer, repeated
 from tests.lower.parts import part
@@ -78,18 +80,50 @@ def test_matrix_products(name: str, by_channel: bool) -> None:
     assert run.opcodes()["requantize"] == run.opcodes()["matmul_bias"]
 
 
+TAPS = {
+    "signed": ("int8", -128, 127, "matrix"),
+    "with_a_zero_point": ("int16", -200, 55, "matrix"),
+    "not_negative": ("int16", 0, 255, "matrix"),
+    "too_wide": ("int16", -255, 127, "vector"),
+}
+
+
+@pytest.mark.parametrize("rank", [0, 7])
 @pytest.mark.parametrize("name", PARTS)
-@pytest.mark.parametrize(("taps", "pad"), [("int8", 131), ("int16", 0)])
-def test_depthwise(name: str, taps: str, pad: int) -> None:
-    network, shape = Network(), (1, 6, 5, 35)
-    x = network.source("x", (1, 11, 9, 35), "uint8", low=0, high=255)
-    values = np.random.default_rng(3).integers(-255 if taps == "int16" else -128, 128, (3, 3, 1, 35)).astype(taps)
-    w = network.given("w", (3, 3, 1, 35), taps, values)
+@pytest.mark.parametrize("kind", TAPS)
+@pytest.mark.parametrize(("channels", "pad"), [(35, 131), (3, 0)])
+def test_depthwise(name: str, kind: str, channels: int, pad: int, rank: int) -> None:
+    network, shape = Network(), (2, 6, 5, channels)
+    dtype, low, high, engine = TAPS[kind]
+    x = network.source("x", (2, 11, 9, channels), "uint8", low=0, high=255)
+    values = np.random.default_rng(3).integers(low, high, (3, 3, 1, channels), endpoint=True)
+    values.reshape(-1)[:2] = low, high
+    w = network.given("w", (3, 3, 1, channels), dtype, values.astype(dtype))
+    b = repeated(network.given("b", (channels,), "int32"), shape)
     y = network.result("y", shape, "int8")
-    conv = call("nn.conv2d", [0, 1], shape, "int32", strides=(2, 2), padding=(1, 1, 1, 1), dilation=(1, 1), groups=35,
-                **({"pad_value": pad} if pad else {}))  # fmt: skip
-    calls = [conv, *requantized(1, "%0", shape, ("const", 0.0021))]
-    check_layer(network, layer("depthwise", calls, [x, w], y), part(name), llvm=True, tolerance=0)
+    conv = call("nn.conv2d", [0, 1], shape, "int32", strides=(2, 2), padding=(1, 1, 1, 1), dilation=(1, 1),
+                groups=channels, **({"pad_value": pad} if pad else {}))  # fmt: skip
+    calls = [conv, call("add", ["%0", 2], shape, "int32"), *requantized(2, "%1", shape, ("const", 0.0021))]
+    made = layer("depthwise", calls, [x, w, b], y)
+    run = check_layer(network, made, part(name), rank=rank, llvm=rank == 0, tolerance=0)
+    assert ("depthwise" in run.opcodes()) == (engine == "vector")
+    assert any(op.startswith("matmul_bias") for op in run.opcodes()) == (engine == "matrix")
+    if engine == "matrix":
+        assert run.opcodes()["select"] > 0
+
+
+def test_depthwise_stays_on_the_vector_engine_where_no_move_gathers_windows() -> None:
+    target = part("narrow")
+    lacking = replace(target, features=replace(target.features, img2col_move=False))
+    network, shape = Network(), (1, 4, 4, 8)
+    x, y = network.source("x", shape, "int8"), network.result("y", shape, "int32")
+    w = network.given("w", (1, 1, 1, 8), "int8")
+    conv = call("nn.conv2d", [0, 1], shape, "int32", strides=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), groups=8)
+    made = layer("depthwise", [conv], [x, w], y)
+    assert takes_diagonals(made, network.graph(made), target)
+    assert not takes_diagonals(made, network.graph(made), lacking)
+    floats = network.source("f", shape, "float16")
+    assert not takes_diagonals(layer("depthwise", [conv], [floats, w], y), network.graph(made), target)
 
 
 @pytest.mark.parametrize("name", PARTS)
