@@ -89,6 +89,8 @@ def _compile_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--value", "values", callback=_VALUES, multiple=True, metavar="NAME=16000",
                      help="Make an input a constant, a number or a .npy file; repeat for several."),
         click.option("--graph-schedule", type=click.Choice(GRAPH_SCHEDULES), default="none", show_default=True),
+        click.option("--schedule", "schedule_file", type=click.Path(path_type=Path),
+                     help="Obey this layer schedule, as dsac schedule -o writes it."),
         click.option("--disable-pass", "disabled", type=click.Choice(EMISSION_PASSES), multiple=True,
                      help="Leave out an emission pass; repeat for several."),
         click.option("--dump-ir", type=click.Path(file_okay=False, path_type=Path),
@@ -104,11 +106,12 @@ def _options(
     shapes: tuple[tuple[str, tuple[int, ...]], ...],
     values: tuple[tuple[str, np.ndarray], ...],
     graph_schedule: str,
+    schedule_file: Path | None,
     disabled: tuple[str, ...],
     dump_ir: Path | None,
 ) -> CompileOptions:
     return CompileOptions(precision, batch, dict(shapes), graph_schedule, frozenset(disabled), dump_ir,
-                          dict(values))  # fmt: skip
+                          dict(values), schedule_file)  # fmt: skip
 
 
 @contextmanager
@@ -153,6 +156,27 @@ def compile_command(
     if report_file is not None:
         _write_text(report_file, json.dumps(report, indent=1) + "\n")
     _show_report(report, as_json, layers)
+
+
+@main.command("schedule")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="The JSON file to write.")
+@_json_option
+@_compile_options
+def schedule_command(model: Path, target: str, output: Path | None, as_json: bool, **chosen: Any) -> None:
+    """Show the layer schedule of MODEL, an ONNX file, or write it as a file to edit for --schedule."""
+    from dsa_compiler.scheduling import plan_schedule
+
+    options = _options(**chosen)
+    with _progress() as progress:
+        plan = plan_schedule(model, target, options, progress)
+    if output is not None:
+        _write_text(output, json.dumps(plan.plain(), indent=1) + "\n")
+    if as_json:
+        _print_json(plan.plain())
+        return
+    for line in plan.lines():
+        click.echo(line)
 
 
 @main.command("report")

@@ -21,6 +21,7 @@ from dsa_compiler.program.tables import Program
 from dsa_compiler.program_memory import fit_program
 from dsa_compiler.report.provenance import layer_facts
 from dsa_compiler.runtime.executable import Executable
+from dsa_compiler.scheduling import schedule_summary
 from dsa_compiler.simulator.timing import time_program
 from dsa_compiler.target import Target, load_target
 
@@ -52,7 +53,8 @@ def compile_model(
 
     def assemble(works: list[Work], placing: Placing) -> Program:
         def with_info(chosen: list[Work]) -> Program:
-            info = {**_info(model, proto, bounds, options, _rows(chosen)), "feedback": dict(placed.work.feedback)}
+            info = _info(model, proto, bounds, options, _rows(chosen))
+            info |= {"feedback": dict(placed.work.feedback), "schedule": schedule_summary(placing)}
             return placing.program(chosen, macs=bounds.total_macs, info=info)
 
         return fit_program(placed.work, works, with_info)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy.typing as npt
 
 from dsa_compiler.errors import UserError
+
+if TYPE_CHECKING:
+    from dsa_compiler.schedule.layer_schedule import LayerSchedule
 
 Precision = Literal["float32", "float16"]
 
@@ -26,6 +29,7 @@ class CompileOptions:
 
     `precision` None compiles as the model is. `disabled_passes` names emission passes to leave out. `dump_ir` is
     a folder for the IR of every stage, numbered. `values` gives inputs by name that become constants.
+    `schedule` is a layer schedule to obey, or its file; it goes before `graph_schedule`.
     """
 
     precision: Precision | None = None
@@ -35,6 +39,7 @@ class CompileOptions:
     disabled_passes: frozenset[str] = frozenset()
     dump_ir: Path | None = None
     values: Mapping[str, npt.ArrayLike] = field(default_factory=dict)
+    schedule: Path | LayerSchedule | None = None
 
     def __post_init__(self) -> None:
         """Raises `UserError` for a value that is not offered."""

@@ -25,6 +25,7 @@ from dsa_compiler.placing import Placing, place_chunks
 from dsa_compiler.schedule.search import FILLS, find_schedule, gather_facts
 from dsa_compiler.schedule.timeline import steps_of
 from dsa_compiler.scheduled_kernels import ScheduledKernels
+from dsa_compiler.scheduling import given_schedule, refused_layers
 from dsa_compiler.target import Target
 
 Progress = Callable[[str], None]
@@ -62,7 +63,7 @@ def place_layers(proto: ModelProto, part: Target, options: CompileOptions, progr
         check_footprint(graph, part)
         graph = plan_storage(join_copies(fuse_attention(graph)), part)
         placed = Placed(Compilation(graph, part, options, feedback), [])
-        scheduled = None if options.graph_schedule == "none" else _scheduled(placed.work, progress)
+        scheduled = _schedule_of(placed.work, progress)
         if scheduled is not None:
             placed.candidates.append(scheduled[0])
         if scheduled is None or not scheduled[1]:
@@ -76,6 +77,19 @@ def place_layers(proto: ModelProto, part: Target, options: CompileOptions, progr
         feedback["host"] += 1
     _require_kernels(layers)
     return placed
+
+
+def _schedule_of(work: Compilation, progress: Progress) -> tuple[Candidate, bool] | None:
+    """The kernels of the user's schedule, of one that is searched for, or None; see `_scheduled`."""
+    if work.options.schedule is None:
+        return None if work.options.graph_schedule == "none" else _scheduled(work, progress)
+    given = given_schedule(work.options.schedule, work.graph, work.target)
+    progress(f"kernels of {len(work.graph.layers)} layers")
+    kernels = ScheduledKernels(work, given.schedule, given.steps)
+    works = kernels.compile_steps()
+    if kernels.refused:
+        raise refused_layers(kernels.refused)
+    return Candidate(works, Placing(work.graph, work.target, given.schedule, given.llb)), True
 
 
 def _scheduled(work: Compilation, progress: Progress) -> tuple[Candidate, bool] | None:

@@ -59,6 +59,7 @@ def build_report(program: Program, timing: Timing | None = None) -> dict[str, An
         "bank_conflict_cycles": timing.conflict_cycles,
         "host_steps": [_host_step(step) for step in program.host_steps],
         "feedback": dict(info.get("feedback", {})),
+        "schedule": info.get("schedule"),
         "compile_s": info.get("compile_s"),
         "layers": layer_rows(sums, facts),
     }

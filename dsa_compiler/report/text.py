@@ -37,11 +37,26 @@ def summary_rows(report: Report) -> list[tuple[str, str]]:
         ("busy", ", ".join(f"{engine} {_share(share)}" for engine, share in report["busy"].items() if share)),
         ("ddr", f"{report['ddr_bytes_read']:,} bytes read, {report['ddr_bytes_written']:,} written"),
         ("on chip", f"l1 {report['l1_peak_bytes']:,} bytes, llb {report['llb_peak_bytes']:,} bytes at most"),
+        ("schedule", _schedule(report["schedule"])),
         ("program", f"{report['instructions']:,} instructions, {report['program_bytes']:,} bytes"),
         ("bank conflicts", f"{report['bank_conflict_cycles']:,.0f} cycles"),
         ("host steps", ", ".join(f"{s['op']} {s['node']}: {s['reason']}" for s in report["host_steps"]) or "none"),
         ("compiled", "unknown" if report["compile_s"] is None else f"in {report['compile_s']:.1f} s"),
     ]  # fmt: skip
+
+
+def _schedule(schedule: Report | None) -> str:
+    """A layer schedule in a line."""
+    if schedule is None:
+        return "layer by layer"
+    images = ", ".join(str(n) for n in schedule["images_an_instance"][:12])
+    more = ", ..." if len(schedule["images_an_instance"]) > 12 else ""
+    return (
+        f"{_counted(schedule['groups'], 'group')} of {images}{more} images an instance, "
+        f"{_counted(schedule['instances'], 'instance')}, "
+        f"{schedule['tensors_in_llb']} of {schedule['activations']} activations in llb, "
+        f"{schedule['expected_cycles']:,.0f} cycles expected"
+    )
 
 
 def layer_table(report: Report, count: int) -> Table:
@@ -66,6 +81,10 @@ def _layer_cells(row: Report, total: float) -> list[str]:
         str(row["bound_by"]), _share(row["busy"]["matrix"] / length), _share(row["busy"]["vector"] / length),
         f"{moved:,}", str(row["cores"]), _short(row["tile"], 60),
     ]  # fmt: skip
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _short(text: str, width: int) -> str:

@@ -85,13 +85,18 @@ def gather_facts(graph: LayerGraph, target: Target, refused: frozenset[str]) -> 
     images = batch_of(graph)
     if "llb" not in target.memory or images < target.clusters:
         return None
+    facts = describe(graph, target, refused, even_shares(images, target.clusters))
+    return facts if facts.bytes else None
+
+
+def describe(graph: LayerGraph, target: Target, refused: frozenset[str], shares: tuple[int, ...]) -> Facts:
+    """The facts of `graph` on `target` whose clusters have `shares` of the images, whether of use or not."""
+    images = sum(shares)
     divisible = [layer.name not in refused and divide(layer, graph, images) is not None for layer in graph.layers]
     sizes = {t: image_bytes(graph, t, images, target) for t in _local_tensors(graph, divisible)}
-    if not sizes:
-        return None
     alive, crossing = _liveness(graph, sizes)
     costs = [layer_cost(layer, graph, images, target) for layer in graph.layers]
-    return Facts(graph, target, images, even_shares(images, target.clusters), divisible, costs, sizes, alive, crossing)
+    return Facts(graph, target, images, shares, divisible, costs, sizes, alive, crossing)
 
 
 def _local_tensors(graph: LayerGraph, divisible: Sequence[bool]) -> set[str]:

@@ -19,7 +19,7 @@ FIELDS = {
     "model", "target", "precision", "batch", "cycles", "time_ms", "ideal_cycles", "efficiency", "mac_utilization",
     "matrix_busy", "vector_busy", "macs", "macs_emitted_share", "element_ops_emitted_share", "ddr_bytes_read",
     "ddr_bytes_written", "llb_peak_bytes", "l1_peak_bytes", "instructions", "program_bytes", "bank_conflict_cycles",
-    "host_steps", "feedback", "compile_s", "layers",
+    "host_steps", "feedback", "schedule", "compile_s", "layers",
 }  # fmt: skip
 LAYER_FIELDS = {
     "name", "onnx_nodes", "kind", "master", "slaves", "cycles", "bound_by", "busy", "bytes", "tile", "cores",
