@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from onnx import ModelProto, NodeProto
 
 from dsa_compiler.bounds import Bounds, NodeWork, node_name
+from dsa_compiler.report.cancelled import cancelled_quantizations
 
 PRODUCTS_WITH_LINEAR_WORK = frozenset({"conv2d", "matmul", "depthwise", "attention"})
 """Kinds of layer whose weights and bias take in scales and offsets of nodes beside them."""
@@ -53,13 +54,14 @@ def layer_facts(
     groups = _groups(len(layers), owners.values())
     facts = [_facts(layer, group) for layer, group in zip(layers, groups, strict=True)]
     outside = {"macs": 0, "element_ops": 0}
+    cancelled = cancelled_quantizations(model)
     for row in bounds.rows:
         mine = owners.get(row.name, ())
         place = facts[mine[0]] if mine else outside
         place["macs"] += row.macs
         place["element_ops"] += _operations(row)
         if mine:
-            place["folded_ops"] += _foldable(row, [layers[i] for i in mine])
+            place["folded_ops"] += _foldable(row, {layers[i].kind for i in mine}, cancelled)
     return {"layers": facts, "outside": outside}
 
 
@@ -77,21 +79,14 @@ def _operations(row: NodeWork) -> int:
     return sum((row.required_ops if row.pattern else row.element_ops).values())
 
 
-def _only_chooses(layer: LayerLike) -> bool:
-    """Whether the results of a layer are some of its operands."""
-    return len(layer.calls) == 1 and (layer.kind in ("movement", "concat") or layer.calls[0].op == "nn.max_pool2d")
-
-
-def _foldable(row: NodeWork, layers: Sequence[LayerLike]) -> int:
+def _foldable(row: NodeWork, kinds: Collection[str], cancelled: Collection[str]) -> int:
     """Operations of a node that its layers need not carry out.
 
     A product takes linear ones into its weights or bias; attention the sum of a softmax, as a column of the product,
-    and its scale, which follows the product: two of five an element. A dequantisation and a quantisation on the same
-    grid around a layer that only chooses or moves elements cancel.
+    and its scale, which follows the product: two of five an element. `cancelled` nodes quantise what is quantised.
     """
-    if row.op in ("QuantizeLinear", "DequantizeLinear") and any(_only_chooses(layer) for layer in layers):
+    if row.name in cancelled:
         return sum(row.element_ops.values())
-    kinds = {layer.kind for layer in layers}
     if row.op == "Softmax" and "attention" in kinds:
         return sum(row.element_ops.values()) * 2 // 5
     if row.pattern or PRODUCTS_WITH_LINEAR_WORK.isdisjoint(kinds):

@@ -105,28 +105,3 @@ def test_a_softmax_in_attention_leaves_its_sum_and_scale_to_the_products() -> No
     for kind, folded in (("attention", 2 * 128), ("softmax", 0), ("conv2d", 0)):
         (row,) = layer_facts(made, bounds, [Layer("a", kind, ("softmax",))])["layers"]
         assert (row["element_ops"], row["folded_ops"]) == (5 * 128, folded)
-
-
-def test_quantisations_that_cancel_around_a_choice_fold() -> None:
-    make = helper.make_node
-    nodes = [
-        make("DequantizeLinear", ["x", "s", "z"], ["a"], "before"),
-        make("MaxPool", ["a"], ["b"], "pool", kernel_shape=[2, 2]),
-        make("QuantizeLinear", ["b", "s", "z"], ["y"], "after"),
-    ]
-    constants = [
-        helper.make_tensor("s", TensorProto.FLOAT, [], [0.5]),
-        helper.make_tensor("z", TensorProto.UINT8, [], [3]),
-    ]
-    values = [
-        helper.make_tensor_value_info(n, TensorProto.UINT8, s) for n, s in (("x", [1, 4, 8, 8]), ("y", [1, 4, 7, 7]))
-    ]
-    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
-    bounds = analyze(made, load_target("npu-v1"))
-    quantisations = sum(sum(r.element_ops.values()) for r in bounds.rows if r.op != "MaxPool")
-    names, pool = ("before", "pool", "after"), Call("nn.max_pool2d")
-    (alone,) = layer_facts(made, bounds, [Layer("one", "pool", names, (pool,))])["layers"]
-    assert alone["folded_ops"] == quantisations > 0
-    (requantised,) = layer_facts(made, bounds, [Layer("one", "pool", names, (pool, Call("round")))])["layers"]
-    assert requantised["folded_ops"] == 0
