@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from dsa_compiler.runtime.executable import Executable
 
 WRONG, BAD_INPUT = 1, 2
+_DEFECT = "This is a defect of dsac; please report it with the model."
 
 Arrays = dict[str, np.ndarray]
 
@@ -38,7 +40,16 @@ class _Group(click.Group):
             click.echo(f"error: {error}", err=True)
             ctx.exit(BAD_INPUT)
         except dsac.DsacError as error:
-            click.echo(f"error: {error}\nThis is a defect of dsac; please report it with the model.", err=True)
+            click.echo(f"error: {error}\n{_DEFECT}", err=True)
+            ctx.exit(WRONG)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, OSError):
+            raise  # click shows these, a broken pipe included
+        except Exception as error:
+            if os.environ.get("DSAC_TRACEBACK"):
+                raise
+            lines = [line for line in str(error).strip().splitlines() if line.strip()]
+            text = f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
+            click.echo(f"error: {text}\n{_DEFECT} DSAC_TRACEBACK=1 shows where it is.", err=True)
             ctx.exit(WRONG)
 
 

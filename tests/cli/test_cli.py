@@ -241,6 +241,19 @@ def test_a_defect_ends_with_1_and_without_a_traceback(
     assert result.exit_code == 1 and "This is a defect of dsac" in result.stderr
 
 
+def test_nothing_ends_with_a_traceback(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise KeyError("a pass of ours\nthe last line")
+
+    monkeypatch.setattr(cli.dsac, "compile", fail)
+    result = dsac("compile", folder / "model.onnx")
+    assert result.exit_code == 1 and "DSAC_TRACEBACK=1 shows where it is" in result.stderr
+    assert "error: KeyError: " in result.stderr and "Traceback" not in result.output
+    monkeypatch.setenv("DSAC_TRACEBACK", "1")
+    with pytest.raises(KeyError):
+        dsac("compile", folder / "model.onnx")
+
+
 def test_a_program_from_a_newer_version(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = load(folder / "model.npu")
     monkeypatch.setattr("dsa_compiler.program.container.VERSION", 99)
