@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -29,10 +30,13 @@ class ScheduledKernels:
         """The program's kernels and host steps in order; not all of them if `refused` is not empty afterwards."""
         works: list[Work] = []
         last: dict[int, int] = {}
+        instances: Counter[int] = Counter()
         for number, (step, before) in enumerate(zip(self.steps, latest_complete(self.steps), strict=True)):
             wide = before >= 0 and self.schedule.groups[self.steps[before].group].images == CHIP
             for place, work in self._works(number, step, wide):
-                works.append(replace(work, after=len(works) - 1 if place else last.get(before, -1)))
+                after = len(works) - 1 if place else last.get(before, -1)
+                works.append(replace(work, after=after, instance=instances[step.layer]))
+            instances[step.layer] += 1
             last[number] = len(works) - 1
         return works
 
@@ -51,16 +55,8 @@ class ScheduledKernels:
                 return
             for place, compiled in enumerate(pieces):
                 row = self._row(step.layer, len(pieces), place)
-                work = Work(
-                    row,
-                    compiled,
-                    number,
-                    tuple(clusters),
-                    step.low,
-                    count,
-                    after_chip and not place,
-                    step.low // (step.high - step.low),
-                )
+                wide = after_chip and not place
+                work = Work(row, compiled, number, tuple(clusters), step.low, count, wide)
                 yield place, _spread(work, step, place, len(pieces))
 
     def _counts(self, step: Step) -> dict[int, list[int]]:

@@ -50,7 +50,8 @@ def _scope(program: Program, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int6
 
 
 def peak_bytes(program: Program, scope: str) -> int:
-    """Most bytes of one memory of `scope` that the operands of one kernel touch."""
+    """Most bytes of one memory of `scope` that the operands of one kernel touch; of an llb, those of all kernels
+    together, as tensors lie there between the kernels that write and read them."""
     owner = np.repeat(np.arange(len(program)), program.entries["operands"])
     rows = _operand_order(program)
     mine = program.operands["scope"][rows] == SCOPE_CODE[scope]
@@ -62,7 +63,8 @@ def peak_bytes(program: Program, scope: str) -> int:
     place = entries["cluster"].astype(np.int64) * program.target.cores_per_cluster
     if scope != "llb":
         place += entries["core"]
-    keys = np.unique(np.stack([entries["kernel"].astype(np.int64), place, low, high], axis=1), axis=0)
+    kernel = entries["kernel"].astype(np.int64) * (scope != "llb")
+    keys = np.unique(np.stack([kernel, place, low, high], axis=1), axis=0)
     return int(_covered(keys).max())
 
 

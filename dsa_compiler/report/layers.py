@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,6 +41,8 @@ class LayerSums:
         self.busy = self._by_engine(np.where(working, timing.end - timing.start, 0.0))
         self.needed = self._busiest(np.where(working, costs["startup"] + costs["work"] / costs["rate"], 0.0))
         self.start, self.end = self._span(timing)
+        self.cycles = self._cycles(timing)
+        self.running = self._running(timing, working)
         self.cores = self._cores()
 
     def _sum(self, values: npt.NDArray[Any]) -> Floats:
@@ -70,6 +73,37 @@ class LayerSums:
                 start[kernel], end[kernel] = times[step].start, times[step].end
         return np.where(np.isfinite(start), start, 0.0), end
 
+    def _cycles(self, timing: Timing) -> Floats:
+        """Time by which the instances of each kernel move the end of the run; its sum is the time of the run."""
+        instance = self.program.entries["instance"][self._mine].astype(np.int64)
+        pieces, place = np.unique(self._kernel * (instance.max(initial=0) + 1) + instance, return_inverse=True)
+        kernel, end = pieces // (instance.max(initial=0) + 1), np.zeros(len(pieces))
+        np.maximum.at(end, place.reshape(-1), timing.complete[self._mine])
+        host = np.array([k for k, step in enumerate(self.host_steps) if step is not None], np.int64)
+        own = ~np.isin(kernel, host)
+        kernel, end = np.concatenate([kernel[own], host]), np.concatenate([end[own], self.end[host]])
+        order = np.lexsort((kernel, end))
+        moved = np.diff(end[order], prepend=0.0)
+        return np.bincount(kernel[order], moved, self.count).astype(np.float64)
+
+    def _running(self, timing: Timing, working: npt.NDArray[np.bool_]) -> Floats:
+        """Time in which an engine of the busiest core works on each kernel."""
+        mine = self._mine[working[self._mine]]
+        entries = self.program.entries[mine]
+        place = entries["cluster"].astype(np.int64) * self.target.cores_per_cluster + np.maximum(entries["core"], 0)
+        cell = entries["kernel"].astype(np.int64) * self.target.cores + place
+        order = np.lexsort((timing.start[mine], cell))
+        cell, start, end = cell[order], timing.start[mine][order], timing.end[mine][order]
+        result = np.zeros(self.count * self.target.cores)
+        bounds = np.flatnonzero(np.diff(cell, prepend=-1, append=-1))
+        for low, high in itertools.pairwise(bounds):
+            reached = np.maximum.accumulate(end[low:high])
+            before = np.concatenate([start[low : low + 1], reached[:-1]])
+            result[cell[low]] = np.maximum(reached - np.maximum(start[low:high], before), 0.0).sum()
+        most: Floats = result.reshape(self.count, self.target.cores).max(axis=1, initial=0.0)
+        hosted = np.array([step is not None for step in self.host_steps], bool)
+        return np.where(hosted, self.end - self.start, most)
+
     def _cores(self) -> npt.NDArray[np.int64]:
         """Cores that work on each kernel."""
         entries = self.program.entries[self._mine]
@@ -80,15 +114,15 @@ class LayerSums:
 
 
 def layer_rows(sums: LayerSums, facts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row for each layer. `cycles` is the time by which the layer moves the end of the run, so they add up;
-    `start` and `end` also tell how layers overlap."""
-    reached = np.concatenate([[0.0], np.maximum.accumulate(sums.end)[:-1]]) if sums.count else np.zeros(0)
+    """One row for each layer, summed over its instances. `cycles` is the time by which the layer moves the end of the
+    run, so they add up; `running` that in which the busiest core works on it; `start` and `end` also tell how layers
+    overlap."""
     return [
         {
             "name": sums.program.kernels[n],
             "onnx_nodes": list(facts[n]["onnx_nodes"]), "kind": facts[n]["kind"],
             "master": facts[n]["master"], "slaves": list(facts[n]["slaves"]),
-            "cycles": max(float(sums.end[n] - reached[n]), 0.0),
+            "cycles": float(sums.cycles[n]), "running": float(sums.running[n]),
             "start": float(sums.start[n]), "end": float(sums.end[n]),
             "bound_by": bound_by(sums, n),
             "busy": {e: float(sums.busy[n, c]) / _number(e, sums.target) for c, e in enumerate(ENGINES)},

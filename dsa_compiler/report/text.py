@@ -73,7 +73,7 @@ def layer_table(report: Report, count: int) -> Table:
 
 
 def _layer_cells(row: Report, total: float) -> list[str]:
-    length = max(row["end"] - row["start"], 1e-9)
+    length = max(row["running"], 1e-9)
     moved = row["bytes"]["ddr_read"] + row["bytes"]["ddr_written"]
     return [
         _short(row["name"], 40), str(row["kind"]),

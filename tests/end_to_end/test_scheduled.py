@@ -40,6 +40,7 @@ def test_random_networks(seed: int) -> None:
     for race_seed in (1, 2, 3):
         other = executable.run(feeds, race_seed=race_seed)
         assert {n: v.tobytes() for n, v in other.items()} == {n: v.tobytes() for n, v in got.items()}
+    assert sum(row["cycles"] for row in executable.report["layers"]) == pytest.approx(executable.report["cycles"])
     require_accounted(executable)
 
 

@@ -91,6 +91,18 @@ def test_peak_counts_overlapping_operands_once() -> None:
     assert peak_bytes(program, "llb") == 96
 
 
+def test_tensors_in_llb_lie_beside_each_other() -> None:
+    """Each kernel touches 96 bytes of the llb of cluster 0; together, with what waits, they have 160."""
+    program = parse_program(
+        ".target npu-v1\n"
+        "c0.0 store: store dst=llb[0] u8 96 src=l1[0] u8 96 @kernel=a\n"
+        "c0.1 load: load dst=l1[0] u8 96 src=llb[64] u8 96 @kernel=b\n"
+        "c1.0 load: load dst=l1[0] u8 96 src=llb[512] u8 96 @kernel=b\n"
+    )
+    assert peak_bytes(program, "llb") == 160
+    assert peak_bytes(program, "l1") == 96
+
+
 def test_peak_of_strided_operands_is_what_they_span() -> None:
     program = parse_program(".target npu-v1\nc0.0 load: load dst=l1[0] u8 2x32 :128 src=ddr[0] u8 2x32 @kernel=a\n")
     assert peak_bytes(program, "l1") == 160

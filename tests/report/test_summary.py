@@ -22,7 +22,7 @@ FIELDS = {
     "host_steps", "feedback", "schedule", "compile_s", "layers",
 }  # fmt: skip
 LAYER_FIELDS = {
-    "name", "onnx_nodes", "kind", "master", "slaves", "cycles", "bound_by", "busy", "bytes", "tile", "cores",
+    "name", "onnx_nodes", "kind", "master", "slaves", "cycles", "running", "bound_by", "busy", "bytes", "tile", "cores",
 }  # fmt: skip
 
 TENSOR = "f16 16x64"
@@ -77,6 +77,20 @@ def test_figures_of_layers() -> None:
     assert (first["cores"], first["instructions"], second["instructions"]) == (1, 3, 2)
     assert first["bound_by"] == "ddr" and first["start"] == 0 and first["end"] <= second["end"] == report["cycles"]
     assert first["busy"]["load"] > 0 and first["busy"]["matrix"] == 0
+
+
+def test_a_layer_is_the_sum_of_its_instances() -> None:
+    """Two layers in turns, twice: each has its two stretches, not what lies between them."""
+    lines = [line.replace("@kernel", f"@instance={n} @kernel") for n in range(2) for line in ENTRIES]
+    report = build_report(parse_program(HEAD + "".join(f"c0.0 {line}\n" for line in lines)))
+    first, second = report["layers"]
+    assert first["cycles"] + second["cycles"] == pytest.approx(report["cycles"])
+    assert (first["instructions"], second["instructions"]) == (6, 4)
+    for layer in (first, second):
+        assert 0 < layer["cycles"] < 0.9 * (layer["end"] - layer["start"])
+        assert max(layer["busy"].values()) <= layer["running"] < 0.9 * (layer["end"] - layer["start"])
+    once = build_report(program())["layers"][0]
+    assert first["running"] == pytest.approx(2 * once["running"], rel=0.2)
 
 
 def test_unknown_where_the_program_does_not_say() -> None:
