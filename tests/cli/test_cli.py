@@ -76,6 +76,30 @@ def test_compile_binds_shapes(tmp_path: Path) -> None:
     assert result.exit_code == 2 and "no such input: ['other']" in result.stderr
 
 
+def test_compile_makes_inputs_constant_and_tells_what_it_assumes(tmp_path: Path) -> None:
+    value, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    graph = onnx.helper.make_graph(
+        [node("Gather", ["x", "i"], ["a"]), node("Mul", ["a", "k"], ["y"])], "g",
+        [value("x", 1, ["n", "m"]), value("i", 7, []), value("k", 1, [3])], [value("y", 1, None)],
+    )  # fmt: skip
+    onnx.save(onnx.helper.make_model(graph, ir_version=8, opset_imports=[onnx.helper.make_opsetid("", 17)]),
+              tmp_path / "m.onnx")  # fmt: skip
+    np.save(tmp_path / "k.npy", np.float32([2, 3, 4]))
+    given = ("compile", tmp_path / "m.onnx", "--value", "i=1", "--value", f"k={tmp_path / 'k.npy'}")
+    result = dsac(*given, "--shape", "x=2,3", "-o", tmp_path / "m.npu")
+    assert result.exit_code == 0, result.output
+    program = load(tmp_path / "m.npu")
+    assert [b.name for b in program.inputs] == ["x"]
+    x = np.arange(6, dtype=np.float32).reshape(2, 3)
+    np.testing.assert_array_equal(cli.dsac.load(tmp_path / "m.npu").run({"x": x})["y"], x[1] * [2, 3, 4])
+    result = dsac("compile", tmp_path / "m.onnx", "--value", "i=1", "--value", "k=1.5")
+    assert result.exit_code == 2 and "[value of k] it has shape [], the input [3]; give that shape" in result.stderr
+    result = dsac("compile", tmp_path / "m.onnx", "--value", "i=one")
+    assert result.exit_code == 2 and "'one' is not a number or a .npy file" in result.stderr
+    result = dsac("compile", tmp_path / "m.onnx", "--value", "i=1", "--shape", "k=3")
+    assert "input x: dimension 1 (m) by default: --shape x=1,128" in result.stderr
+
+
 def test_report_of_a_program(folder: Path) -> None:
     result = dsac("report", folder / "model.npu", "--json")
     assert json.loads(result.stdout) == json.loads((folder / "report.json").read_text())
