@@ -55,6 +55,12 @@ def results_table() -> str:
     return _table(heads, rows)
 
 
+def schedules_table() -> str:
+    """What `python -m ci.bench graphturbo --record` recorded last for each set of networks, nothing before that."""
+    folder = ROOT / "models" / "results" / "sets"
+    return "\n".join(path.read_text() for path in sorted(folder.glob("*.md"), reverse=True))
+
+
 def _worst(outcomes: list[dict[str, Any]], precision: str) -> str:
     errors = [o["error"] for o in outcomes if o["precision"] == precision and o["error"] is not None]
     return f"{max(errors):.1e}" if errors else ""
@@ -84,6 +90,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "dsac --help": commands_table,
     "dsac targets": targets_table,
     "python -m ci.zoo --all --record": results_table,
+    "python -m ci.bench graphturbo --record": schedules_table,
 }
 
 

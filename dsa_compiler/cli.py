@@ -406,6 +406,36 @@ def _size(count: int) -> str:
     return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB"
 
 
+@main.command("zoo")
+@click.option("--set", "chosen", type=click.Choice(("graphturbo", "batch1")), default="graphturbo", show_default=True,
+              help="Which networks.")  # fmt: skip
+@click.option("--network", "networks", multiple=True, help="Only this network of the set; repeat.")
+@click.option("--schedule", "schedules", type=click.Choice(GRAPH_SCHEDULES), multiple=True, default=("none", "llb"),
+              show_default=True, help="How layers are scheduled; repeat for several.")  # fmt: skip
+@click.option("--target", help="Another part, or a TOML file.")
+@click.option("--batch", type=click.IntRange(1), help="Another batch, of all networks.")
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path),
+              help="Folder for the results as JSON and Markdown.")  # fmt: skip
+@_json_option
+def zoo_command(
+    chosen: str, networks: tuple[str, ...], schedules: tuple[str, ...], target: str | None, batch: int | None,
+    output: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Time standard networks with and without layer schedules, beside published figures."""
+    from dsa_compiler.zoo import SETS, markdown, plain, record, run_set
+
+    with _progress() as progress:
+        outcomes = run_set(
+            SETS[chosen], networks=networks, schedules=schedules, target=target, batch=batch, progress=progress
+        )
+    if output is not None:
+        record(SETS[chosen], outcomes, output)
+    if as_json:
+        _print_json(plain(outcomes))
+    else:
+        click.echo(markdown(outcomes), nl=False)
+
+
 @main.command("demo")
 @click.option("--target", default="npu-v1", show_default=True, help="A packaged part, or a TOML file.")
 @click.option("--small", is_flag=True, help="Two tiny networks, for a quick look.")

@@ -12,6 +12,7 @@ from ci.bench import (
     ablation,
     compile_time,
     convolution,
+    graphturbo,
     handwritten,
     nodes,
     opcodes,
@@ -22,7 +23,8 @@ from ci.bench import (
 )
 from ci.bench.cases import PART_ONE
 from ci.bench.figures import Findings
-from dsa_compiler.options import EMISSION_PASSES
+from dsa_compiler.options import EMISSION_PASSES, GRAPH_SCHEDULES
+from dsa_compiler.zoo import SETS
 
 
 @click.group()
@@ -61,6 +63,16 @@ command(
     click.option("--model", "chosen", multiple=True, type=click.Choice(PART_ONE), help="Only this model; repeat."),
     click.option("--pass", "passes", multiple=True, type=click.Choice(EMISSION_PASSES), help="Only this pass; repeat."),
     click.option("--part", default="npu-v1", show_default=True),
+)  # fmt: skip
+command(
+    "graphturbo", graphturbo.measure,
+    click.option("--set", "chosen", type=click.Choice(sorted(SETS)), default="graphturbo", show_default=True),
+    click.option("--network", "networks", multiple=True, help="Only this network; repeat."),
+    click.option("--schedule", "schedules", multiple=True, type=click.Choice(GRAPH_SCHEDULES), default=("none", "llb"),
+                 show_default=True, help="Repeat for several."),
+    click.option("--part", help="Another part, or a TOML file."),
+    click.option("--batch", type=click.IntRange(1), help="Another batch, of all networks."),
+    click.option("--record", "recorded", is_flag=True, help="Write the results to models/results/sets."),
 )  # fmt: skip
 command(
     "opcodes", opcodes.measure,
