@@ -66,6 +66,9 @@ def _run_host(memory: Mapping[str, Array], graph: LayerGraph, layer: Layer) -> N
     operands = [_window(memory, graph, v).astype(d) for v, d in zip(layer.inputs, dtypes, strict=True)]
     results = run_host_model(layer.calls[0].attrs["model"], operands)
     for view, value in zip(layer.outputs, results, strict=True):
+        if value.shape != view.shape:
+            raise UserError(f"the host computes {list(value.shape)}, ONNX's shape inference says {list(view.shape)}",
+                            where=layer.name, action="report it to onnx")  # fmt: skip
         _window(memory, graph, view)[...] = value
 
 

@@ -7,6 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from dsa_compiler.errors import UserError
 from dsa_compiler.frontend import load_model
 from dsa_compiler.graph import evaluate
 from dsa_compiler.graph.build import build_graph
@@ -69,6 +70,20 @@ def test_results_that_a_converter_lacks_are_left_to_the_host():
     np.testing.assert_array_equal(got["y"], X)
     assert got["mask"].all() and layers.counts() == {"host": 1}
     assert layers.layers[0].calls[0].attrs["reason"] == "no converter for more than 1 results"
+
+
+def test_a_transposed_convolution_with_computed_weights_runs_on_the_host():
+    image, kernel = X.reshape(1, 1, 4, 6), np.ones((1, 2, 3, 3), np.float32)
+    got, want, reasons = run("ConvTranspose", {"x": image, "w": kernel}, {}, opset=17, strides=[2, 2])
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+    assert reasons == ["weights that are computed"]
+
+
+def test_a_host_step_of_another_shape_than_inferred_is_told():
+    signal = np.zeros((1, 128, 1), np.float32)
+    constants = {"step": np.array(8), "w": np.ones(16, np.float32), "n": np.array(16)}
+    with pytest.raises(UserError, match=r"the host computes \[1, 15, 9, 2\], ONNX's shape inference says"):
+        run("STFT", {"x": signal}, constants, opset=17)
 
 
 def test_space_to_depth_column_first():
