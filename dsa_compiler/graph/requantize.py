@@ -82,13 +82,32 @@ class _JoinQuantization(Rewriter):
         low, high = (float(np.clip(np.rint(b) + zero, limits["min"], limits["max"])) for b in (found.low, found.high))
         x = found.base
         if np.any(found.factor != 1):
-            x = self.emit(op.multiply(x, make_constant(found.factor.astype(np.dtype(dtype_of(x))))))
+            x = self._scaled(x, found.factor)
         if np.any(found.offset):
             x = self.emit(op.add(x, make_constant(found.offset.astype(np.dtype(dtype_of(x))))))
         x = self.emit(op.round(x))
         if zero:
             x = self.emit(op.add(x, make_constant(np.asarray(zero, np.dtype(dtype_of(x))))))
         return op.astype(self.emit(op.clip(x, low, high)), str(call.attrs.dtype))
+
+    def _scaled(self, base: Any, factor: Array) -> Any:
+        """Emit `base` times a factor; in a sum of scaled values each scale takes it in."""
+        call = self.sole_producer(base)
+        scaled = [self._scale(a) for a in call.args] if op_name(call) == "add" else []
+        known = [s for s in scaled if s is not None]
+        if not known or len(known) != len(scaled):
+            return self.emit(op.multiply(base, make_constant(factor.astype(np.dtype(dtype_of(base))))))
+        kind = np.dtype(dtype_of(base))
+        parts = [self.emit(op.multiply(x, make_constant((s * factor).astype(kind)))) for x, s in known]
+        return self.emit(op.add(*parts))
+
+    def _scale(self, expr: Any) -> tuple[Any, Array] | None:
+        """Return (value, factor) of a value scaled by constants, None for another."""
+        call = self.sole_producer(expr)
+        factor = constant_of(call.args[1]) if op_name(call) == "multiply" else None
+        if factor is None or shape_of(call.args[0]) != shape_of(expr):
+            return None
+        return call.args[0], factor.astype(np.float64)
 
     def _bounded(self, expr: Any) -> _Bounded:
         """Return what `expr` is if the multiplications and bounds that lead to it are taken apart."""

@@ -1,7 +1,7 @@
 """Requantisations in the calls of a layer: whole numbers scaled, rounded and saturated to 8 bits.
 
-The vector engine has an instruction for them that takes the scale as an operand, so scales that are numbers become
-constants of one element.
+The vector engine has an instruction for them that takes the scale as an operand, and one for a scaled difference from
+a zero point, so scales that are numbers become constants of one element.
 
 Before: %3 = multiply(%2, 0.02), %4 = round(%3), ...        after: %3 = multiply(%2, in4), ..., in4 a constant
 """
@@ -39,16 +39,19 @@ def requantizations(calls: Sequence[OpCall], inputs: Sequence[str] | None = None
 def with_scale_operands(layer: Layer, graph: LayerGraph) -> tuple[Layer, LayerGraph]:
     """The layer with the scales of its requantisations as operands, and the graph with the constants they read."""
     calls, inputs, tensors = list(layer.calls), list(layer.inputs), dict(graph.tensors)
-    for found in requantizations(calls, [graph.tensors[v.tensor].dtype for v in inputs]):
-        call = calls[found.scale]
+    dtypes = [graph.tensors[v.tensor].dtype for v in inputs]
+    products = {found.scale for found in requantizations(calls, dtypes)}
+    products |= {n for n, call in enumerate(calls) if call.op == "multiply" and _is_dequantization(call, calls, dtypes)}
+    for number in sorted(products):
+        call = calls[number]
         place = next((n for n, (kind, _) in enumerate(call.args) if kind == "const"), None)
         if place is None:
             continue
-        name = f"{layer.name}.scale{found.scale}"
+        name = f"{layer.name}.scale{number}"
         value = np.asarray([call.args[place][1]], np.float32)
         tensors[name] = Tensor(name, (1,), "float32", "constant", value)
         operand: Arg = ("input", len(inputs))
-        calls[found.scale] = replace(call, args=(*call.args[:place], operand, *call.args[place + 1 :]))
+        calls[number] = replace(call, args=(*call.args[:place], operand, *call.args[place + 1 :]))
         inputs.append(View(name, call.shape, ((0, 0),) * len(call.shape), (0, 0)))
     if len(inputs) == len(layer.inputs):
         return layer, graph
@@ -89,6 +92,15 @@ def _within(bounds: Mapping[str, Any], limits: tuple[int, int]) -> bool:
     if low is None or high is None or not limits[0] <= low <= high <= limits[1]:
         return False
     return float(low).is_integer() and float(high).is_integer()
+
+
+def _is_dequantization(product: OpCall, calls: Sequence[OpCall], inputs: Sequence[str]) -> bool:
+    """Whether a product scales the difference of an integer from a zero point, which nothing else reads."""
+    kind, value = product.args[0]
+    if kind != "call" or calls[int(value)].op != "add" or product.dtype != "float32":
+        return False
+    uses = sum(arg == ("call", int(value)) for call in calls for arg in call.args)
+    return uses == 1 and _is_whole(product, calls, inputs)
 
 
 def _whole_addend(call: OpCall) -> int | None:

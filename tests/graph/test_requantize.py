@@ -124,3 +124,15 @@ def test_values_that_are_not_quantised_are_left_unchanged():
 def test_fractions_behind_the_rounding_are_left_unchanged():
     before = quantized(lambda bb, x: relu(bb, x), zero=0.5)
     assert names(join_quantization(before)) == names(before)
+
+
+def test_a_factor_goes_into_the_scales_of_a_sum():
+    before = quantized(lambda bb, x: mul(bb, relu(bb, bb.emit(relax.op.add(mul(bb, x, ROW), mul(bb, x, 0.3)))), 2.0))
+    after = check(before, ["multiply", "multiply", "add", "round", "add", "clip", "astype"], (3.0, 255.0))
+    factors = [c.args[1].value.numpy() for c in calls(after) if op_name(c) == "multiply"]
+    assert np.allclose(factors[0], ROW * 2) and np.allclose(factors[1], 0.6)
+
+
+def test_a_factor_of_a_sum_of_which_one_part_is_not_scaled_stays():
+    before = quantized(lambda bb, x: mul(bb, relu(bb, bb.emit(relax.op.add(mul(bb, x, ROW), relu(bb, x)))), 2.0))
+    check(before, ["multiply", "nn.relu", "add", "multiply", "round", "add", "clip", "astype"], (3.0, 255.0))

@@ -166,3 +166,20 @@ def test_scales_become_operands() -> None:
     assert changed.calls[1].args[1] == ("input", 1)
     again = with_scale_operands(changed, graph)
     assert again == (changed, graph)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_sums_of_bytes_less_their_zero_points(name: str) -> None:
+    network, shape = Network(), (3, 5, 21)
+    x, z = network.source("x", shape, "uint8", low=0, high=255), network.source("z", shape, "int8", low=-128, high=127)
+    y = network.result("y", shape, "float32")
+    calls: list[OpCall] = []
+    for number, zero, scale in ((0, 100.0, 0.3), (1, -7.0, 0.21)):
+        first = len(calls)
+        calls += [call("astype", [number], shape, "float32"),
+                  call("add", [f"%{first}", ("const", -zero)], shape, "float32"),
+                  call("multiply", [f"%{first + 1}", ("const", scale)], shape, "float32")]  # fmt: skip
+    calls.append(call("add", ["%2", "%5"], shape, "float32"))
+    made = layer("elementwise", calls, [x, z], y, master=6)
+    run = check_layer(network, made, part(name), llvm=True, tolerance=1e-6)
+    assert {op for op in run.opcodes() if OPCODES[op].engine == "vector"} == {"dequantize", "add"}
