@@ -93,7 +93,8 @@ def describe(graph: LayerGraph, target: Target, refused: frozenset[str], shares:
     """The facts of `graph` on `target` whose clusters have `shares` of the images, whether of use or not."""
     images = sum(shares)
     divisible = [layer.name not in refused and divide(layer, graph, images) is not None for layer in graph.layers]
-    sizes = {t: image_bytes(graph, t, images, target) for t in _local_tensors(graph, divisible)}
+    local = _local_tensors(graph, divisible)
+    sizes = {t: image_bytes(graph, t, images, target) for t in graph.tensors if t in local}
     alive, crossing = _liveness(graph, sizes)
     costs = [layer_cost(layer, graph, images, target) for layer in graph.layers]
     return Facts(graph, target, images, shares, divisible, costs, sizes, alive, crossing)

@@ -84,6 +84,12 @@ def test_everything_stays_where_it_fits() -> None:
     assert schedule.scopes == {"t1": "llb", "t2": "llb"} and schedule.cycles > 0
 
 
+def test_tensors_stand_in_the_order_of_the_network() -> None:
+    """Whatever the hashes of their names: equal schedules are equal files."""
+    schedule, _ = found(chain(*[(8, 16, 32)] * 40), part("npu-v1"))
+    assert list(schedule.scopes) == [f"t{n}" for n in range(1, 39)]
+
+
 def test_large_layers_work_on_fewer_images() -> None:
     """Feature maps that shrink: few images at the beginning, all of them at the end."""
     graph = chain(*[(16, rows * 64, 32) for rows in (16, 16, 16, 2, 2, 1)])
