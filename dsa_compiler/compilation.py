@@ -63,7 +63,7 @@ class Work:
     `row` is the layer's row in reports, `step` that of the schedule. A kernel on a cluster's share runs on the images
     [low, low + count) of each of `clusters`, counted within the cluster's share; without clusters it runs on the chip.
     It takes its turns with others from `start` to `end` of the schedule's time line, once the work at place `after` of
-    the program is complete; `way` 1 uses the scratchpads from their ends.
+    the program is complete, in a `region` of L1 (all of it without), from its end with `from_top`.
     """
 
     row: int
@@ -77,7 +77,8 @@ class Work:
     start: float = 0.0
     end: float = 0.0
     after: int = -1
-    way: int = 0
+    from_top: bool | None = None
+    region: tuple[int, int] | None = None
 
 
 @dataclass
@@ -94,7 +95,7 @@ class Compilation:
         """Every layer on the whole chip, in order; a layer that no choice fits is a step of the host."""
         whole = Slice(self.graph, self.target)
         made = [c for number, layer in enumerate(self.graph.layers) for c in self.compile_joined(layer, whole, number)]
-        return [Work(n, c, n, start=float(n), end=n + 1.0, after=n - 1, way=n % 2) for n, c in enumerate(made)]
+        return [Work(n, c, n, start=float(n), end=n + 1.0, after=n - 1) for n, c in enumerate(made)]
 
     def compile_joined(self, layer: Layer, where: Slice, number: int) -> list[CompiledLayer]:
         """The layer's kernel, or those of its parts if it stands for several and none fits all of it."""

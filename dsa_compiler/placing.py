@@ -112,7 +112,7 @@ class Placing:
         addresses = () if places else self._addresses(kernel, plan, None, 0)
         return KernelCall(
             trace, addresses, self._constant(kernel), work.row, segment, work.row, places,
-            after, work.chip_wide, work.instance, work.start, work.end, work.way,
+            after, work.chip_wide, work.instance, work.start, work.end, work.from_top, work.region,
         )  # fmt: skip
 
     def _addresses(self, kernel: LoweredKernel, plan: DdrPlan, cluster: int | None, low: int) -> tuple[int, ...]:

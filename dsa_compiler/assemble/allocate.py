@@ -6,7 +6,7 @@ work in one bank at the same time slow each other; what does not fit so is packe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,34 +24,42 @@ class Placement:
     address: np.ndarray
 
 
-def place_buffers(trace: Trace, target: Target, *, from_top: bool = False) -> Placement:
+def place_buffers(
+    trace: Trace, target: Target, *, from_top: bool = False, region: tuple[int, int] | None = None
+) -> Placement:
     """Addresses for the buffers of `trace`; `from_top` fills the scratchpads from their ends.
 
-    Raises `Infeasible` naming the scope whose size the buffers exceed.
+    `region` is the part of L1 (first byte, end; multiples of a bank where it has banks) to stay in. Raises `Infeasible`
+    naming the scope whose size the buffers exceed.
     """
     rings = max((b.ring for b in trace.buffers), default=1)
     address = np.full((len(trace.buffers), rings), -1, np.int64)
     for scope in SCRATCH:
+        low, high = region if region is not None and scope == "l1" else (0, target.memory[scope].size)
+        memory = part_of(target.memory[scope], high - low)
         slots = [
             (n, s) for n, b in enumerate(trace.buffers) if b.scope == scope and b.parameter < 0 for s in range(b.ring)
         ]
         sizes = [trace.buffers[n].bytes for n, _ in slots]
-        for (n, s), where in zip(slots, _place(sizes, scope, target, trace.name), strict=True):
+        for (n, s), where in zip(slots, _place(sizes, scope, memory, trace.name), strict=True):
             size = trace.buffers[n].bytes
-            top = from_top
-            address[n, s] = (
-                target.memory[scope].size - _up(where + size, target.memory[scope].alignment) if top else where
-            )
+            place = memory.size - _up(where + size, memory.alignment) if from_top else where
+            address[n, s] = low + place
     return Placement(address)
+
+
+def part_of(memory: Memory, size: int) -> Memory:
+    """`size` bytes of a memory, with as many of its banks."""
+    banks = max(1, memory.banks * size // memory.size) if memory.banks else memory.banks
+    return replace(memory, size=size, banks=banks)
 
 
 def _up(value: int, unit: int) -> int:
     return -(-value // unit) * unit
 
 
-def _place(sizes: list[int], scope: str, target: Target, kernel: str) -> list[int]:
+def _place(sizes: list[int], scope: str, memory: Memory, kernel: str) -> list[int]:
     """Start of each slot: a bank of its own, else spread evenly over banks, else packed tightly."""
-    memory = target.memory[scope]
     if memory.banks > 1:
         apart = _pack(sizes, memory.bank_bytes)
         if apart[-1] <= memory.size:

@@ -41,8 +41,8 @@ class KernelCall:
     `segment` counts the host steps before it. `after` is the place of the last call that must be complete before this
     one reads or writes tensors (None: the call before it; -1: none); `chip_wide` says that calls of other clusters
     must be complete too. Calls whose stretches from `start` to `end` overlap take turns, instruction by instruction;
-    without one (0 to 0) a call follows the one before it. `way` 1 fills the scratchpads from their ends (None: every
-    second call).
+    without one (0 to 0) a call follows the one before it. `from_top` fills the scratchpads from their ends (None: every
+    second call does); `region` is the part of L1 to stay in, all of it without.
     """
 
     trace: Trace
@@ -57,7 +57,8 @@ class KernelCall:
     instance: int = 0
     start: float = 0.0
     end: float = 0.0
-    way: int | None = None
+    from_top: bool | None = None
+    region: tuple[int, int] | None = None
 
     @property
     def places(self) -> tuple[ClusterPlace, ...]:
@@ -103,8 +104,8 @@ def concatenate(calls: Sequence[KernelCall], target: Target, attrs: AttrTable) -
         groups = _Groups(call, target, group_base)
         group_base = groups.end
         codes = np.array([attrs.intern(dict(a)) for a in call.trace.attrs], np.int32)
-        way = position % 2 if call.way is None else call.way
-        own = place_buffers(call.trace, target, from_top=bool(way)).address
+        top = bool(position % 2) if call.from_top is None else call.from_top
+        own = place_buffers(call.trace, target, from_top=top, region=call.region).address
         turns = _turns(call, position)
         fixed = np.array([b.parameter >= 0 and call.constant[b.parameter] for b in call.trace.buffers])
         for copy, place in enumerate(call.places):

@@ -13,14 +13,14 @@ CHIP = 0
 class Group:
     """Layers (numbers first to last of the graph) that run one after another on some images of a cluster's share.
 
-    `images` is the number of images of one instance, `CHIP` for layers that all clusters work on together. With two
-    `ways` the images of an instance are two halves whose kernels run side by side, half a kernel apart.
+    `images` is the number of images of one instance, `CHIP` for layers that all clusters work on together. Kernels of
+    a `side` group run beside those of others, in a small part of L1: they bring inputs from ddr, or results there.
     """
 
     first: int
     last: int
     images: int
-    ways: int = 1
+    side: bool = False
 
     @property
     def layers(self) -> range:

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from dsa_compiler.graph.layers import LayerGraph
 from dsa_compiler.schedule.cost import LayerCost, call_cycles, image_bytes, layer_cost
 from dsa_compiler.schedule.images import batch_of, divide
 from dsa_compiler.schedule.layer_schedule import CHIP, Group, LayerSchedule, even_shares
 from dsa_compiler.schedule.order import order_instances
+from dsa_compiler.schedule.residency import chunks, peak
+from dsa_compiler.schedule.timeline import steps_of
 from dsa_compiler.target import Target
 
 GRAIN = 64
@@ -66,15 +68,31 @@ class Facts:
         return max(self.shares)
 
 
-def find_schedule(facts: Facts, fill: float = FILLS[0], ways: int = 1) -> LayerSchedule:
-    """The cheapest schedule that takes the share `fill` of the llb; instances of two images or more have `ways`."""
-    graph, target = facts.graph, facts.target
-    state = _best(facts, int(target.memory["llb"].size * fill))
+def find_schedule(facts: Facts, fill: float = FILLS[0]) -> LayerSchedule:
+    """The cheapest schedule that takes the share `fill` of the llb.
+
+    Layers that only bring inputs or take results away run beside others if what they bring early has room too.
+    """
+    capacity = int(facts.target.memory["llb"].size * fill)
+    state = _best(facts, capacity)
     groups, spilled = _groups(facts, state)
-    groups = tuple(replace(g, ways=ways) if g.images > 1 else g for g in groups)
-    order = order_instances(groups, needs(graph, groups), facts.most)
     scopes = {t: "llb" for t in facts.bytes if t not in spilled}
-    return LayerSchedule(facts.images, facts.shares, groups, scopes, order, state.cycles)
+    beside = tuple(part for group in groups for part in _with_sides(facts, group, spilled))
+    schedule = _schedule(facts, beside, scopes, state.cycles)
+    if beside != groups and _peak(facts, schedule) > capacity:
+        return _schedule(facts, groups, scopes, state.cycles)
+    return schedule
+
+
+def _schedule(facts: Facts, groups: tuple[Group, ...], scopes: Mapping[str, str], cycles: float) -> LayerSchedule:
+    order = order_instances(groups, needs(facts.graph, groups), facts.most)
+    return LayerSchedule(facts.images, facts.shares, groups, scopes, order, cycles)
+
+
+def _peak(facts: Facts, schedule: LayerSchedule) -> int:
+    """The most bytes of the llb in use at once."""
+    steps = steps_of(schedule, facts.graph, facts.length)
+    return peak(chunks(facts.graph, steps, schedule.scopes), facts.bytes)
 
 
 def gather_facts(graph: LayerGraph, target: Target, refused: frozenset[str]) -> Facts | None:
@@ -234,6 +252,30 @@ def _groups(facts: Facts, state: _State | None) -> tuple[tuple[Group, ...], set[
             for layer in group.layers:
                 spilled |= {v.tensor for v in (*facts.graph.layers[layer].inputs, *facts.graph.layers[layer].outputs)}
     return tuple(groups), spilled
+
+
+def _with_sides(facts: Facts, group: Group, spilled: set[str]) -> list[Group]:
+    """The group with its first and last layers apart if all that they do is to bring inputs, or take outputs away."""
+    if group.images == CHIP or group.images == facts.most:
+        return [group]
+    first, last = group.first, group.last
+    while first < last and _moves(facts, first, "input", spilled):
+        first += 1
+    while last > first and _moves(facts, last, "output", spilled):
+        last -= 1
+    parts = [(group.first, first - 1, True), (first, last, False), (last + 1, group.last, True)]
+    return [Group(low, high, group.images, side) for low, high, side in parts if low <= high]
+
+
+def _moves(facts: Facts, number: int, role: str, spilled: set[str]) -> bool:
+    """Whether a layer without products works between the model's inputs, or outputs, and the llb."""
+    layer, tensors = facts.graph.layers[number], facts.graph.tensors
+    far, near = (layer.inputs, layer.outputs) if role == "input" else (layer.outputs, layer.inputs)
+    ends = all(tensors[v.tensor].role in (role, "constant") for v in far)
+    local = all(
+        v.tensor in facts.bytes and v.tensor not in spilled for v in near if tensors[v.tensor].role != "constant"
+    )
+    return layer.kind in ("elementwise", "movement") and ends and local
 
 
 def needs(graph: LayerGraph, groups: Sequence[Group]) -> list[frozenset[int]]:

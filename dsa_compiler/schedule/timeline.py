@@ -1,13 +1,14 @@
 """The time line of a schedule: when each layer of each instance begins and ends, in units of expected work.
 
-The program's order follows it: of two kernels that share a stretch of time, instructions take turns. Kernels of one
-way follow one another; those of the other way stand half a kernel apart, so that one computes while the other drains
-and fills. A kernel begins where the results that it reads are complete.
+The program's order follows it: of two kernels that share a stretch of time, instructions take turns. Kernels follow one
+another where the results that they read are complete. Those of side groups run beside the others: one that needs no
+results of others takes the whole stretch of the instance before the one that it feeds, one at the end of the network
+begins with the results that it takes away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dsa_compiler.graph.layers import LayerGraph
@@ -19,7 +20,7 @@ Length = Callable[[int, int], float]
 
 @dataclass(frozen=True)
 class Step:
-    """A layer on the images [low, high) of each cluster's share, from `start` to `end`; `way` 1 is a second half."""
+    """A layer on the images [low, high) of each cluster's share, from `start` to `end`, beside others if `side`."""
 
     layer: int
     group: int
@@ -27,7 +28,7 @@ class Step:
     high: int
     start: float
     end: float
-    way: int = 0
+    side: bool = False
 
 
 def steps_of(schedule: LayerSchedule, graph: LayerGraph, length: Length) -> list[Step]:
@@ -35,44 +36,54 @@ def steps_of(schedule: LayerSchedule, graph: LayerGraph, length: Length) -> list
     line = _TimeLine(graph, schedule, length)
     for instance in schedule.order:
         line.add(instance)
-    return sorted(line.steps, key=lambda s: (s.start, s.way))
+    return sorted(line.steps, key=lambda s: (s.start, not s.side))
 
 
 class _TimeLine:
-    """Steps so far; when each way is free, and when results are complete."""
+    """Steps so far; when main and side kernels end, when the last main instance began, when results are there."""
 
     def __init__(self, graph: LayerGraph, schedule: LayerSchedule, length: Length) -> None:
         self.graph, self.schedule, self.length = graph, schedule, length
         self.steps: list[Step] = []
-        self.free = [0.0, 0.0]
-        self.last_group = -1
+        self.free, self.side_free, self.began = 0.0, 0.0, 0.0
         self.complete: dict[str, list[tuple[int, int, float]]] = {}
 
     def add(self, instance: Instance) -> None:
-        """The steps of an instance, both its halves."""
+        """The steps of an instance."""
         group = self.schedule.groups[instance.group]
-        if instance.group != self.last_group or group.images == CHIP:
-            self.free = [max(self.free)] * 2
-        self.last_group = instance.group
-        halves = list(_halves(group, instance))
-        for way, (low, high) in enumerate(halves):
-            if way:
-                lead = self.length(group.first, high - low) / 2
-                first = next(s.start for s in reversed(self.steps) if s.way == 0 and s.layer == group.first)
-                self.free[1] = max(self.free[1], first + lead)
-            for layer in group.layers:
-                self._step(layer, instance.group, low, high, way)
-        if len(halves) == 1:
-            self.free = [self.free[0]] * 2
+        if group.side:
+            self._beside(group, instance)
+            return
+        if group.images == CHIP:
+            self.free = max(self.free, self.side_free)
+        self.began = self.free
+        for layer in group.layers:
+            start = max(self.free, self._inputs_complete(layer, instance.low, instance.high))
+            self.free = start + self._length(layer, instance)
+            self._step(layer, instance, start, self.free)
+        if group.images == CHIP:
+            self.side_free = self.free
 
-    def _step(self, layer: int, group: int, low: int, high: int, way: int) -> None:
-        work = self.graph.layers[layer]
-        start = max(self.free[way], self._inputs_complete(layer, low, high))
-        end = start + max(self.length(layer, high - low), 1.0)
-        for view in work.outputs:
-            self.complete.setdefault(view.tensor, []).append((low, high, end))
-        self.free[way] = end
-        self.steps.append(Step(layer, group, low, high, start, end, way))
+    def _beside(self, group: Group, instance: Instance) -> None:
+        work = sum(self._length(layer, instance) for layer in group.layers)
+        room = self.free - max(self.began, self.side_free)
+        waits = self._inputs_complete(group.first, instance.low, instance.high) > 0.0
+        slower = 1.0 if waits else max(1.0, room / work)
+        now = max(self.side_free, self.began if slower > 1.0 else 0.0)
+        for layer in group.layers:
+            start = max(now, self._inputs_complete(layer, instance.low, instance.high))
+            now = start + self._length(layer, instance) * slower
+            self._step(layer, instance, start, now)
+        self.side_free = now
+
+    def _length(self, layer: int, instance: Instance) -> float:
+        return max(self.length(layer, instance.high - instance.low), 1.0)
+
+    def _step(self, layer: int, instance: Instance, start: float, end: float) -> None:
+        for view in self.graph.layers[layer].outputs:
+            self.complete.setdefault(view.tensor, []).append((instance.low, instance.high, end))
+        side = self.schedule.groups[instance.group].side
+        self.steps.append(Step(layer, instance.group, instance.low, instance.high, start, end, side))
 
     def _inputs_complete(self, layer: int, low: int, high: int) -> float:
         ends = [
@@ -82,16 +93,6 @@ class _TimeLine:
             if a < high and low < b
         ]
         return max(ends, default=0.0)
-
-
-def _halves(group: Group, instance: Instance) -> Iterator[tuple[int, int]]:
-    count = instance.high - instance.low
-    if group.ways == 1 or count < 2 or group.images == CHIP:
-        yield instance.low, instance.high
-        return
-    middle = instance.low + -(-count // 2)
-    yield instance.low, middle
-    yield middle, instance.high
 
 
 def latest_complete(steps: Sequence[Step]) -> list[int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,9 +104,9 @@ def test_too_little_room() -> None:
 
 
 @drawn(60)
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 2))
-def test_chunks_that_live_together_never_overlap(first: int, second: int, third: int, ways: int) -> None:
-    groups = [replace(Group(n, n, i), ways=ways) for n, i in enumerate((first, second, third))]
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.booleans())
+def test_chunks_that_live_together_never_overlap(first: int, second: int, third: int, side: bool) -> None:
+    groups = [Group(n, n, i, side=side and n == 0) for n, i in enumerate((first, second, third))]
     plan = schedule(*groups)
     line = steps(plan)
     llb = place_chunks(plan, line, GRAPH, part("npu-bench"))

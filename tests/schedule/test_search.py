@@ -141,10 +141,12 @@ def test_a_refused_layer_runs_on_the_chip_from_ddr() -> None:
     assert gather_facts(graph, part("npu-v1"), frozenset(f"layer{n}" for n in range(5))) is None
 
 
-def test_instances_of_several_images_have_the_ways_asked_for() -> None:
-    graph = chain(*[(8, 16, 32)] * 4)
-    assert [g.ways for g in found(graph, part("npu-v1"), ways=2)[0].groups] == [2]
-    assert [g.ways for g in found(chain(*[(4, 16, 32)] * 4), part("npu-v1"), ways=2)[0].groups] == [1]
+@pytest.mark.parametrize(("llb", "side"), [(180, []), (240, [0]), (280, [0, 5])])
+def test_layers_at_the_ends_run_beside_others(llb: int, side: list[int]) -> None:
+    """The first layer only brings inputs, the last only takes results away; what waits there needs room."""
+    graph = chain(*[(16, 1024, 32)] * 4, *[(16, 128, 32)] * 3)
+    schedule, _ = found(graph, small_llb(llb * KIB))
+    assert [n for group in schedule.groups if group.side for n in group.layers] == side
 
 
 def test_places_are_found_at_some_fill() -> None:

@@ -1,4 +1,4 @@
-"""Time lines of schedules: steps begin where their operands are complete; halves stand half a kernel apart."""
+"""Time lines of schedules: steps begin where their operands are complete; side groups run beside others."""
 
 from __future__ import annotations
 
@@ -30,23 +30,20 @@ def test_instances_nest() -> None:
     assert steps(Group(0, 0, 2), Group(1, 1, 4)) == [(0, 0, 2, 0, 20), (0, 2, 4, 20, 40), (1, 0, 4, 40, 80)]
 
 
-def test_halves_stand_half_a_kernel_apart() -> None:
-    """The second half's first layer begins when the first half's is half done."""
-    line = steps_of(schedule(Group(0, 1, 4, ways=2)), GRAPH, lambda layer, images: 10.0 * images)
-    assert [(s.way, s.layer, s.low, s.high, s.start, s.end) for s in line] == [
-        (0, 0, 0, 2, 0, 20), (1, 0, 2, 4, 10, 30), (0, 1, 0, 2, 20, 40), (1, 1, 2, 4, 30, 50),
+def test_inputs_come_beside_the_instance_before() -> None:
+    """The side kernel of the second instance takes the whole stretch of the first one's main kernels."""
+    line = steps_of(schedule(Group(0, 0, 2, side=True), Group(1, 1, 2)), GRAPH, lambda layer, images: 10.0 * images)
+    assert [(s.side, s.layer, s.low, s.start, s.end) for s in sorted(line, key=lambda s: (s.low, s.layer))] == [
+        (True, 0, 0, 0, 20), (False, 1, 0, 20, 40), (True, 0, 2, 20, 40), (False, 1, 2, 40, 60),
     ]  # fmt: skip
 
 
-def test_halves_of_odd_instances() -> None:
-    line = steps_of(schedule(Group(0, 1, 3, ways=2), share=4), GRAPH, lambda layer, images: 10.0 * images)
-    assert [(s.way, s.low, s.high) for s in line if s.layer == 0] == [(0, 0, 2), (1, 2, 3), (0, 3, 4)]
-
-
-def test_another_group_waits_for_both_halves() -> None:
-    """Layer 1 on its own begins when both halves of layer 0 are done."""
-    line = steps_of(schedule(Group(0, 0, 4, ways=2), Group(1, 1, 4)), GRAPH, lambda layer, images: 10.0 * images)
-    assert [(s.layer, s.start) for s in line] == [(0, 0), (0, 10), (1, 30)]
+def test_results_leave_beside_the_instance_after() -> None:
+    """A side kernel at the end begins with its operands; the next instance does not wait for it."""
+    line = steps_of(schedule(Group(0, 0, 2), Group(1, 1, 2, side=True)), GRAPH, lambda layer, images: 10.0 * images)
+    assert [(s.layer, s.low, s.start, s.end) for s in sorted(line, key=lambda s: (s.low, s.layer))] == [
+        (0, 0, 0, 20), (1, 0, 20, 40), (0, 2, 20, 40), (1, 2, 40, 60),
+    ]  # fmt: skip
 
 
 def test_a_group_of_the_chip_has_the_chip_to_itself() -> None:
@@ -70,9 +67,9 @@ def test_the_latest_that_is_complete() -> None:
 
 
 def test_what_is_read_is_complete_before() -> None:
-    """Whatever the halves: a step begins after the steps that wrote its images of what it reads."""
+    """A step begins after the steps that wrote its images of what it reads, beside others or not."""
     plan = LayerSchedule(
-        4, (4,), (Group(0, 0, 2, ways=2), Group(1, 1, 4, ways=2)), {},
+        4, (4,), (Group(0, 0, 2, side=True), Group(1, 1, 4)), {},
         (Instance(0, 0, 2), Instance(0, 2, 4), Instance(1, 0, 4)),
     )  # fmt: skip
     line = steps_of(plan, GRAPH, lambda layer, images: 7.0 * images)
