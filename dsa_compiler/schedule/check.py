@@ -79,8 +79,8 @@ def check_names(groups: list[list[str]], graph: LayerGraph) -> None:
 
 
 def _check_images(number: int, group: Group, schedule: LayerSchedule, graph: LayerGraph) -> None:
-    if group.ways not in (1, 2):
-        raise refused(f"group {number} has {group.ways} ways", "use 1 or 2")
+    if group.side and group.images == CHIP:
+        raise refused(f"group {number} works on the chip beside others", "give it images, or leave side out")
     if group.images == CHIP:
         return
     if not 1 <= group.images <= schedule.most:

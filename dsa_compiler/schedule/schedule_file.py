@@ -29,7 +29,7 @@ def plain_schedule(schedule: LayerSchedule, graph: LayerGraph) -> dict[str, Any]
             {
                 "layers": [graph.layers[n].name for n in group.layers],
                 "images": "chip" if group.images == CHIP else group.images,
-                "ways": group.ways,
+                "side": group.side,
             }
             for group in schedule.groups
         ],
@@ -94,7 +94,10 @@ def _groups(value: Mapping[str, Any], graph: LayerGraph) -> tuple[Group, ...]:
         count = CHIP if images == "chip" else _number(images, "images of a group")
         if images != "chip" and count < 1:
             raise refused(f"group {len(groups)} has {count} images an instance", "use 1 or more, or 'chip'")
-        groups.append(Group(first, first + len(own) - 1, count, _number(row.get("ways", 1), "ways of a group")))
+        side = row.get("side", False)
+        if not isinstance(side, bool):
+            raise _malformed("side of a group", "true or false")
+        groups.append(Group(first, first + len(own) - 1, count, side))
         first += len(own)
     return tuple(groups)
 

@@ -32,8 +32,8 @@ def schedule_lines(
 def _images(group: Group) -> str:
     if group.images == CHIP:
         return "all images on the chip"
-    halves = " in two halves" if group.ways == 2 else ""
-    return f"{group.images} image{'s' if group.images > 1 else ''} an instance{halves}"
+    beside = ", beside other kernels" if group.side else ""
+    return f"{group.images} image{'s' if group.images > 1 else ''} an instance{beside}"
 
 
 def _wrapped(text: str) -> list[str]:

@@ -45,9 +45,9 @@ def plain() -> dict[str, Any]:
         "images": 8,
         "shares": [2, 2, 2, 2],
         "groups": [
-            {"layers": ["layer0", "layer1"], "images": 1, "ways": 1},
-            {"layers": ["layer2"], "images": 2, "ways": 2},
-            {"layers": ["layer3", "layer4"], "images": "chip", "ways": 1},
+            {"layers": ["layer0", "layer1"], "images": 1, "side": False},
+            {"layers": ["layer2"], "images": 2, "side": True},
+            {"layers": ["layer3", "layer4"], "images": "chip", "side": False},
         ],
         "order": [
             {"group": 0, "images": [0, 1]}, {"group": 0, "images": [1, 2]}, {"group": 1, "images": [0, 2]},
@@ -66,7 +66,7 @@ def read(edit: Edit | None = None, target: Target = V1) -> LayerSchedule:
 
 def test_a_file_is_read() -> None:
     schedule = read()
-    assert schedule.groups == (Group(0, 1, 1), Group(2, 2, 2, 2), Group(3, 4, CHIP))
+    assert schedule.groups == (Group(0, 1, 1), Group(2, 2, 2, True), Group(3, 4, CHIP))
     assert schedule.order == (Instance(0, 0, 1), Instance(0, 1, 2), Instance(1, 0, 2), Instance(2, 0, 2))
     assert schedule.scopes == {"t1": "llb", "t2": "llb"} and schedule.shares == (2, 2, 2, 2)
 
@@ -105,7 +105,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "order of no objects": (put("order", [0, 1]), "order is not a list of objects"),
     "an instance of three numbers": (
         lambda v: v["order"][0].update(images=[0, 1, 2]), "images of an instance is not [first, behind the last]"),
-    "ways of no number": (group(0, ways=True), "ways of a group is not a whole number"),
+    "a side that is no truth": (group(0, side=1), "side of a group is not true or false"),
     "another batch": (put("images", 4), "it is for 4 images, the model has 8; write one for this batch"),
     "too many clusters": (put("shares", [2, 2, 2, 1, 1]), "shares for 5 clusters, npu-v1 has 4"),
     "shares of another sum": (put("shares", [2, 2, 2, 1]), "shares [2, 2, 2, 1] are not 8 images"),
@@ -119,7 +119,8 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "negative images": (group(0, images=-1), "group 0 has -1 images an instance"),
     "more images than a share": (
         group(0, images=3), "group 0 has 3 images an instance, a cluster's share is 2; use 1 to 2, or 'chip'"),
-    "three ways": (group(0, ways=3), "group 0 has 3 ways; use 1 or 2"),
+    "beside others on the chip": (
+        group(2, side=True), "group 2 works on the chip beside others; give it images, or leave side out"),
     "an unknown tensor": (lambda v: v["scopes"].update(t9="llb"), "there is no tensor 't9'; use the names"),
     "another memory": (lambda v: v["scopes"].update(t1="l1"), "tensor 't1' is to be in 'l1'; use 'llb', or leave"),
     "an input": (lambda v: v["scopes"].update(t0="llb"), "tensor 't0' cannot be in llb: it is an input; leave it out"),
@@ -222,7 +223,7 @@ def test_a_model_obeys_an_edited_schedule(tmp_path: Path) -> None:
     value = plan.plain()
     names = [name for each in value["groups"] for name in each["layers"]]
     value["groups"] = [
-        {"layers": names[:3], "images": 1}, {"layers": names[3:7], "images": 3, "ways": 2},
+        {"layers": names[:3], "images": 1}, {"layers": names[3:7], "images": 3, "side": True},
         {"layers": names[7:], "images": "chip"},
     ]  # fmt: skip
     value.pop("order")
