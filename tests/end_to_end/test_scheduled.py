@@ -58,7 +58,7 @@ def test_random_schedules(seed: int) -> None:
     batch = int(rng.integers(4, 9))
     model = (random_cnn, random_transformer)[seed % 2](seed + 50, batch)
     options = CompileOptions(precision="float16")
-    plan = plan_schedule(model, PARTS[seed % len(PARTS)], options)
+    plan = plan_schedule(model, part(PARTS[seed % len(PARTS)]), options)
     executable = dsac.compile(model, plan.target, options=replace(options, schedule=_drawn(plan, rng)))
     feeds = models.sample_inputs(model, seed=seed)
     got = executable.run(feeds)
