@@ -156,16 +156,28 @@ class Restride:
         return self._deinterleaved(dim, along, phase)
 
     def _phase(self, dim: int, along: int) -> int | None:
-        """1 where the element before the first is in the row, 0 where that after the last is; None: neither is sure."""
+        """1 where the element before the first is read along, 0 where that after the last is, or is padding.
+
+        The end of a row may be padding that nothing wrote.
+        """
         inner = self.scope.inside(tir.peel(self.stmt)[0])
         load = self.nest.reads[self.slot]
         index, size = load.indices[dim], int(load.source.shape[dim])
         modular = inner.analyzer.modular_set(inner.simplify(index))
-        if int(modular.coeff) % 2 == 0 and (int(modular.base) % 2 == 1 or size % 2 == 0):
-            return int(modular.base) % 2
+        if int(modular.coeff) % 2 == 0 and int(modular.base) % 2 == 1:
+            return 1
+        if inner.upper(index) + 1 <= size - self.target.row_elements(item_bytes(self.nest.store.dtype)):
+            return 0
         if inner.lower(index) >= 1:
             return 1
-        return 0 if inner.upper(index) + 1 < size else None
+        return 0 if self.source.scope in MEMORIES else None
+
+    def _inside_row(self, dim: int) -> bool:
+        """Whether the element after the last is in the row, and no padding of it."""
+        inner = self.scope.inside(tir.peel(self.stmt)[0])
+        load = self.nest.reads[self.slot]
+        sure = int(load.source.shape[dim]) - self.target.row_elements(item_bytes(self.nest.store.dtype))
+        return bool(inner.upper(load.indices[dim]) + 1 <= sure)
 
     def _deinterleaved(self, dim: int, along: int, phase: int) -> Stmt:
         axis = self.nest.axes[along]
@@ -182,10 +194,13 @@ class Restride:
         indices[dim] = indices[dim] - phase + whole
         wide = [_doubled(l, whole) if l.loop_var.same_as(axis.var) else l for l in loops]
         held = Temporary(buffer, (*at, whole))
+        read = load.source[tuple(indices)]
+        if not phase and not self._inside_row(dim):
+            read = tirx.if_then_else(whole < axis.extent * 2 - 1, read, tirx.const(0, dtype))
         back = BufferStore(store.buffer, buffer[(*at, axis.var * 2 + phase)], list(store.indices))
         return tir.sequence([
             held.allocation,
-            held.write(wide, load.source[tuple(indices)]),
+            held.write(wide, read),
             tir.renew(tir.enclose(loops, back)),
         ])  # fmt: skip
 

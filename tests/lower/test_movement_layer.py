@@ -6,7 +6,7 @@ import pytest
 
 from dsa_compiler.errors import Infeasible
 from dsa_compiler.lower.lower import lower_layer
-from tests.lower.networks import Network, call, check_layer, layer
+from tests.lower.networks import Network, call, check_layer, layer, part_of
 from tests.lower.parts import part
 
 PARTS = ("npu-edge", "four", "narrow", "tiny", "npu-v2")
@@ -48,3 +48,14 @@ def test_other_movements_are_refused():
     made = call("nn.pad", (0,), y.shape, pad_width=(1, 1, 0, 0), pad_value=0.0, pad_mode="reflect")
     with pytest.raises(Infeasible, match=r"movements of kind nn\.pad"):
         lower_layer(layer("movement", [made], [x], y), network.graph(layer("movement", [made], [x], y)), part("four"))
+
+
+@pytest.mark.parametrize("target", ["npu-edge", "npu-v2", "tiny"])
+@pytest.mark.parametrize(("columns", "begin", "count"), [(57, 8, 25), (57, 0, 29), (9, 2, 4), (33, 1, 16), (64, 0, 32)])
+def test_every_other_column_up_to_the_last(columns, begin, count, target):
+    """What lies behind the last column of a row is padding that nothing wrote."""
+    network = Network()
+    x, y = network.source("x", (3, columns), "float32"), network.result("y", (3, count), "float32")
+    strided = part_of(x, (0, begin), (3, count), (1, 2))
+    made = layer("movement", [call("copy", (0,), (3, count), "float32")], [strided], y)
+    check_layer(network, made, part(target), retries=3)
