@@ -9,6 +9,7 @@ from dsa_compiler.compilation import Compilation
 from dsa_compiler.graph.layers import LayerGraph, Tensor
 from dsa_compiler.graph.views import View, flattened, identity
 from dsa_compiler.options import CompileOptions
+from dsa_compiler.placing import Placing
 from dsa_compiler.simulator.machine import simulate
 from tests.lower.networks import call, layer, permuted
 from tests.lower.parts import part
@@ -29,10 +30,10 @@ def run(op: str, x: np.ndarray, source: View, shape: tuple[int, ...], dtype: str
         "x": Tensor("x", x.shape, str(x.dtype), "input"),
         "y": Tensor("y", shape, dtype, "output"),
     }
-    work = Compilation(LayerGraph(tensors, (made,), ("x",), ("y",)), part(target), CompileOptions())
-    compiled = work.compile_layers()
-    assert [c.host_reason for c in compiled] == [""]
-    return simulate(work.assemble(compiled, macs=0, info={}), {"x": x}).outputs["y"]
+    graph = LayerGraph(tensors, (made,), ("x",), ("y",))
+    works = Compilation(graph, part(target), CompileOptions()).compile_layers()
+    assert [w.compiled.host_reason for w in works] == [""]
+    return simulate(Placing(graph, part(target)).program(works, macs=0, info={}), {"x": x}).outputs["y"]
 
 
 @pytest.mark.parametrize("target", PARTS)
