@@ -53,7 +53,7 @@ def test_random_networks(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_random_schedules(seed: int) -> None:
-    """Groups, images an instance, ways and scopes as nobody would choose them: the values stay right."""
+    """Groups, images an instance, side groups and scopes as nobody would choose them: the values stay right."""
     rng = np.random.default_rng(seed)
     batch = int(rng.integers(4, 9))
     model = (random_cnn, random_transformer)[seed % 2](seed + 50, batch)
@@ -76,7 +76,7 @@ def _drawn(plan: SchedulePlan, rng: np.random.Generator) -> LayerSchedule:
         last = min(len(graph.layers) - 1, first + int(rng.integers(0, 5)))
         alone = all(divide(layer, graph, known.images) for layer in graph.layers[first : last + 1])
         images = int(rng.integers(1, known.most + 1)) if alone and rng.random() < 0.8 else CHIP
-        groups.append(Group(first, last, images, int(rng.integers(1, 3)) if images else 1))
+        groups.append(Group(first, last, images, side=images != CHIP and rng.random() < 0.3))
     of_chip = [graph.layers[n] for g in groups if g.images == CHIP for n in g.layers]
     ddr = {v.tensor for layer in of_chip for v in (*layer.inputs, *layer.outputs)}
     scopes = {t: s for t, s in known.scopes.items() if t not in ddr and rng.random() < 0.8}
