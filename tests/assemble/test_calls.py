@@ -141,11 +141,11 @@ def test_calls_that_overlap_take_turns() -> None:
     assert order(at_time(0, 0, 4), at_time(1, 0.5, 4.5)) == [0, 1] * 4
 
 
-def test_the_other_way_fills_scratchpads_from_their_ends() -> None:
+def test_a_call_may_fill_scratchpads_from_their_ends() -> None:
     one = call((0, 0, 8192, 4096))
     places = []
-    for way in (0, 1):
-        rows = concatenate([replace(one, way=way)], FOUR, AttrTable())
+    for top in (False, True):
+        rows = concatenate([replace(one, from_top=top)], FOUR, AttrTable())
         places.append(set(rows.operands["address"][rows.operands["scope"] == SCOPE_CODE["l1"]].tolist()))
     assert not places[0] & places[1] and max(places[1]) >= FOUR.memory["l1"].size - 1024
     second = concatenate([one, one], FOUR, AttrTable()).operands
