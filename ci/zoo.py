@@ -28,7 +28,7 @@ from onnx import ModelProto, numpy_helper
 
 import dsa_compiler as dsac
 from ci.quantized import INTEGER_MACS, integer_share, quantized_reference, references_spread, value_problems
-from ci.zoo_cases import NAMES, QUANTIZED, case_inputs, load_case
+from ci.zoo_cases import LARGE, NAMES, QUANTIZED, case_inputs, load_case
 from dsa_compiler.runtime.executable import Executable
 from dsa_compiler.verification import TOLERANCES, compare, reference_outputs
 
@@ -82,14 +82,20 @@ def rotation(names: tuple[str, ...], start: int = 0) -> list[Case]:
     result = []
     for number, name in enumerate(names):
         for offset, precision in enumerate(PRECISIONS):
-            part = PARTS[(number + start + 2 * offset) % len(PARTS)]
+            parts = parts_of(name)
+            part = parts[(number + start + 2 * offset) % len(parts)]
             result.append(Case(name, part, precision, account=(number + offset) % 4 == 0))
     return result
 
 
 def every(names: tuple[str, ...]) -> list[Case]:
     """Every model on every part in each precision, all accounted for."""
-    return [Case(n, part, precision, True) for n in names for precision in PRECISIONS for part in PARTS]
+    return [Case(n, part, precision, True) for n in names for precision in PRECISIONS for part in parts_of(n)]
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """The parts that a model is to run on."""
+    return tuple(part for part in PARTS if name not in LARGE or part != "npu-bench")
 
 
 @lru_cache(maxsize=1)

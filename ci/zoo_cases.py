@@ -22,6 +22,8 @@ FILES = (
     "ppocr_v2_det", "ppocr_mobile_v2_cls", "silero_vad", "silero_vad_openvino_16k", "DTLN_model_1", "gtcrn_simple",
     "magika_standard_v3_3",
 )  # fmt: skip
+LARGE = frozenset({"candy_style_720"})
+"""Models whose float32 program exceeds the program memory of the one small core of npu-bench; they run on the others."""
 SHAPES: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "ppocr_v2_det": {"x": (1, 3, 320, 320)},
     "ppocr_mobile_v2_cls": {"x": (1, 3, 48, 192)},
@@ -37,9 +39,10 @@ QUANTIZED = (
 )  # fmt: skip
 """Models in 8-bit integers, held to the bounds of `ci.quantized`."""
 NAMES = (*FILES, *QUANTIZED, *GENERATED)
-PIXELS = frozenset({"yolox_nano_416"})
+PIXELS = frozenset({"candy_style_720", "yolox_nano_416"})
 """Models that take images in 0 to 255. On other inputs yolox_nano_416 is so ill-conditioned that rounding its weights
-to float16 alone changes its outputs by half."""
+to float16 alone changes its outputs by half; candy_style_720 normalises what is nearly black, and ONNX Runtime's own
+float32 is further from float64 than the bound."""
 
 TEXTS = frozenset({"ppocr_v2_det"})
 """Models that look for text: on anything else their outputs are zero but for the rounding of the last sigmoid."""
