@@ -146,6 +146,27 @@ def uneven_bytes(
 
 
 @njit(**_INNER)  # type: ignore[untyped-decorator]
+def planes_abut(extents: np.ndarray, strides: np.ndarray, rank: int, bits: int) -> bool:
+    """Whether each plane begins where the last row of the one before ends, though its rows lie apart."""
+    run, left = merge_rows(extents, strides, rank, bits)
+    apart = left == 2 and extents[0] > 1 and strides[1] > 0  # a repeated row is a run each time
+    return apart and strides[0] == (extents[1] - 1) * strides[1] + row_bytes(run, bits)
+
+
+@njit(**_INNER)  # type: ignore[untyped-decorator]
+def place_of(done: int, address: int, extents: np.ndarray, strides: np.ndarray, rank: int, bits: int) -> int:
+    """The byte address of element number `done` of an operand in row-major order."""
+    place = address + done % extents[rank - 1] * strides[rank - 1]
+    if rank == 1:
+        return place
+    number = done // extents[rank - 1]
+    for axis in range(rank - 2, -1, -1):
+        place += number % extents[axis] * strides[axis]
+        number //= extents[axis]
+    return place
+
+
+@njit(**_INNER)  # type: ignore[untyped-decorator]
 def worst_row_bytes(address: int, strides: np.ndarray, rank: int, length: int, rows: int, burst: int) -> int:
     """Bytes of `rows` rows by index, each at the worst alignment that base and row strides allow."""
     common = address

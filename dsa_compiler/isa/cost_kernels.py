@@ -19,6 +19,8 @@ from dsa_compiler.isa.bursts import (
     describe_window,
     grid_bytes,
     merge_rows,
+    place_of,
+    planes_abut,
     row_bytes,
     uneven_bytes,
     worst_row_bytes,
@@ -67,6 +69,38 @@ def _side(m: Any, op: Any, grid: np.ndarray, o: int, other: int) -> int:
         return 0
     describe_rows(grid, 0, 0, 0, 0, 1, burst)
     return uneven_bytes(address[o], extents[o], strides[o], rank[o], bits, other, burst)
+
+
+@njit(**_INNER)  # type: ignore[untyped-decorator]
+def _abutting(m: Any, op: Any, grid: np.ndarray, o: int, other: int) -> int:
+    """Bytes of operand `o` of a copy from or to `other`, if planes of one abut; else -1.
+
+    The last row of a plane and the first of the next are then one run where both sides go on without a gap: runs are
+    walked, for the closed form does not see it.
+    """
+    _, scope, dtype, rank, address, extents, strides = op
+    bits, burst = m.bits[dtype[o]], m.burst[scope[o]]
+    if not (
+        planes_abut(extents[o], strides[o], rank[o], bits)
+        or planes_abut(extents[other], strides[other], rank[other], m.bits[dtype[other]])
+    ):
+        return -1
+    run, opposite = _run(m, op, o), _run(m, op, other)
+    total, done, bursts = 1, 0, 0
+    for axis in range(rank[o]):
+        total *= extents[o, axis]
+    start, end, end_other = 0, -1, -1
+    while done < total:
+        stop = min((done // run + 1) * run, (done // opposite + 1) * opposite)
+        here = place_of(done, address[o], extents[o], strides[o], rank[o], bits)
+        there = place_of(done, address[other], extents[other], strides[other], rank[other], bits)
+        if here != end or there != end_other:
+            bursts += 0 if end < 0 else (end - 1) // burst - start // burst + 1
+            start = here
+        end, end_other = here + row_bytes(stop - done, bits), there + row_bytes(stop - done, bits)
+        done = stop
+    describe_rows(grid, 0, 0, 0, 0, 1, burst)
+    return (bursts + (end - 1) // burst - start // burst + 1) * burst
 
 
 @njit(**_INNER)  # type: ignore[untyped-decorator]
@@ -210,9 +244,12 @@ def _dma_bytes(
     elif kind == _IMG2COL:
         least = _img2col(m, op, grids[0], s, d, a[4:13])
         used = 1
+    walked = -1
+    if kind == _COPY:
+        walked = _abutting(m, op, grids[used], here, d if here == s else s)
     for o, end in ((here, other), (there, second)):
         if o >= 0:
-            least = max(least, _side(m, op, grids[used], o, end))
+            least = max(least, walked if walked >= 0 else _side(m, op, grids[used], o, end))
             used += 1
     for g in range(used):
         least = max(least, grid_bytes(grids[g]))

@@ -32,14 +32,21 @@ def spanned(start: int, length: int, burst: int) -> int:
 
 
 def nested_runs(address, extents, strides, item):
-    """Runs of (address, elements), rows merged dimension by dimension where they adjoin."""
+    """Runs of (address, elements), rows merged where they adjoin; rows of stride 0 are a run each time."""
     length, outer = extents[-1], list(zip(extents[:-1], strides[:-1], strict=True))
     while outer and (outer[-1][0] == 1 or outer[-1][1] == length * item):
         length *= outer.pop()[0]
     places = [address]
     for extent, stride in outer:
         places = [p + i * stride for p in places for i in range(extent)]
-    return [(p, length) for p in places]
+    runs = []
+    repeated = any(n > 1 and s == 0 for n, s in outer)
+    for place in places:
+        if runs and not repeated and runs[-1][0] + runs[-1][1] * item == place:
+            runs[-1][1] += length
+        else:
+            runs.append([place, length])
+    return [(p, n) for p, n in runs]
 
 
 def cut(runs, pieces, item):
@@ -94,6 +101,36 @@ def test_copies(pair, scopes, part):
         Operand("src", scopes[0], src[0], "float16", *src[1:]),
     )
     assert RULES[part].instruction("load", rows).work == expected
+
+
+def element_places(address, extents, strides):
+    """The byte address of every element, in order."""
+    return [
+        address + sum(n * t for n, t in zip(at, strides, strict=True))
+        for at in itertools.product(*(range(n) for n in extents))
+    ]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("address", [0, 32, 46, 64])
+@pytest.mark.parametrize(("extents", "strides", "other"), [
+    ((3, 65, 16), (4128, 64, 2), (2080, 32, 2)),   # planes of the other side adjoin: last and first rows are one run
+    ((3, 65, 16), (4128, 64, 2), (2112, 32, 2)),   # they do not
+    ((4, 5, 16), (288, 64, 2), (416, 96, 2)),      # both abut
+    ((2, 3, 7), (94, 40, 2), (94, 40, 2)),
+])  # fmt: skip
+def test_planes_that_abut(extents, strides, other, address, turned):
+    """A plane may begin where the last row of the one before ends, though its rows lie apart."""
+    far, near = (other, strides) if turned else (strides, other)
+    runs = []
+    for a, b in zip(element_places(address, extents, far), element_places(0, extents, near), strict=True):
+        if runs and runs[-1][1] == a and runs[-1][2] == b:
+            runs[-1][1:] = [a + 2, b + 2]
+        else:
+            runs.append([a, a + 2, b + 2])
+    rows = (Operand("dst", "l1", 0, "float16", extents, near), Operand("src", "ddr", address, "float16", extents, far))
+    expected = sum(spanned(start, end - start, 64) for start, end, _ in runs) * 64
+    assert RULES["npu-v1"].instruction("load", rows).work == expected
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
