@@ -23,7 +23,7 @@ FILES = (
     "magika_standard_v3_3",
 )  # fmt: skip
 LARGE = frozenset({"candy_style_720"})
-"""Models whose float32 program exceeds the program memory of npu-bench's one small core; they run on other parts."""
+"""Models whose float32 program exceeds the program memory of a single small core; they run on parts with many."""
 SHAPES: Mapping[str, Mapping[str, tuple[int, ...]]] = {
     "ppocr_v2_det": {"x": (1, 3, 320, 320)},
     "ppocr_mobile_v2_cls": {"x": (1, 3, 48, 192)},
