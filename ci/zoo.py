@@ -34,7 +34,7 @@ from dsa_compiler.verification import TOLERANCES, compare, reference_outputs
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("npu-v1", "npu-v2", "npu-edge", "npu-bench")
-MANY_CORES = ("npu-v1", "npu-v2")
+MANY_CORES = ("npu-v2", "npu-v1")
 PRECISIONS = ("float32", "float16")
 MACS_EMITTED, ELEMENT_OPS_EMITTED = 0.99, 0.95
 CONDITIONING = 1.5
