@@ -96,7 +96,7 @@ def every(names: tuple[str, ...]) -> list[Case]:
 
 def parts_of(name: str) -> tuple[str, ...]:
     """The parts that a model is to run on."""
-    return tuple(part for part in PARTS if name not in LARGE or part in MANY_CORES)
+    return MANY_CORES if name in LARGE else PARTS
 
 
 @lru_cache(maxsize=1)
